@@ -21,6 +21,7 @@ NAMES = {
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",
     "joint": "the learner's step against the same network in plain torch; examples per second",
     "learn": "the learner from Kafka to weights, and whole backtests; peers: torch with autograd, Vowpal Wabbit",
+    "profiles": "users' profiles through Redis: memory with 1,000,000 users, a read's cost, a Redis that is slow",
     "quality": "AUC on MovieLens and in the store: wide, deep, both, an ensemble, the peers; same pages, same features",
     "sampling": "the learner at shares of the negatives, in the store at 1 %: time, AUC, calibration",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",

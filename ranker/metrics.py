@@ -61,7 +61,9 @@ BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )
 ITEMS = Gauge("thalweg_ranker_items", "items known")
-USERS = Gauge("thalweg_ranker_users", "users known")
+PROFILE_READ = Histogram(
+    "thalweg_ranker_profile_read_seconds", "one read of users' profiles from Redis", buckets=LATENCY_S
+)
 
 VERSION = Gauge("thalweg_ranker_version", "version that is live")
 STALENESS = Gauge("thalweg_ranker_staleness_seconds", "age of the live version's newest label, at the last reply")

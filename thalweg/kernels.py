@@ -25,6 +25,7 @@ from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.types import Examples, Impression, Install, Item, Organic, RankReply, RankRequest, Tick, User
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
+from stream.history.profiles import UserProfile
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_events import to_record
@@ -52,11 +53,10 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     examples = joined(spec, pages)
     model = Model(spec)
     store, builder, pools = MemoryStore(spec.name), VersionBuilder(model), EntityCache()
-    for event in entities():
-        if isinstance(event, Item):
-            pools.put(event.item, event)
-        else:
-            pools.users[event.user] = event.attributes
+    for entity in entities():
+        if isinstance(entity, Item):
+            pools.put(entity.item, entity)
+    profile = UserProfile(["1", "2"], {"age": 21.0, "gender": "F", "occupation": "x"})
     follower, scorer = VersionWatcher(store, spec.name, pools, lambda: 0), Scorer(2)
     ranker, token = Ranker(pools, follower, scorer, lambda: 0), store.take_token()
     replies: list[RankReply] = []
@@ -68,7 +68,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
             store.put_blobs(cut.blobs)
             store.publish(cut.manifest)
             follower.step()
-            replies.append(ranker.answer(RankRequest(f"r{version}", "1"), ["1", "2"], 0.0))
+            replies.append(ranker.answer(RankRequest(f"r{version}", "1"), lambda: profile, 0.0))
     restore(spec, take(model, len(examples), token, len(replies)))
     grow_and_evict()
     learn_organic(spec)

@@ -5,10 +5,12 @@ builder (`builder_worker.py`) has an interpreter of its own and a low priority. 
 socket or ends. When it dies, the ranker starts another, which loads from a base.
 """
 
+import math
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,17 +19,32 @@ from typing import Final
 import msgspec
 
 from ranker.builder.blocks import Array, map_arrays
-from ranker.builder.wire import FAILURE_ERRORS, BuildFailure, BuildRequest, BuildResult, layers_of, receive, send
-from ranker.kernels.item_activation_cache import ActivationCache
+from ranker.builder.wire import (
+    FAILURE_ERRORS,
+    BuildFailure,
+    BuildRequest,
+    BuildResult,
+    ItemsRef,
+    SaveRequest,
+    SaveState,
+    items_ref,
+    layers_of,
+    receive,
+    send,
+)
+from ranker.kernels.item_activation_cache import ActivationCache, ItemInputs
 from ranker.kernels.net import Net
 from ranker.versions.model import ServingTower, Version, embeddings_of
-from ranker.versions.version_loader import plan_of, version_of
+from ranker.versions.version_loader import plan_of, version_of, warm_up
 from stream.runtime.errors import StoreUnavailable
 from stream.runtime.settings import Settings
-from stream.snapshots.manifest import decode_manifest
+from stream.snapshots.manifest import Decision, Manifest, decode_manifest, encode_manifest
+from stream.snapshots.version_files import VersionFiles
 from stream.tables.delta_table import DeltaTable
 
 ANSWER_TIMEOUT_S: Final = 600.0  # then the builder is replaced: loading a base takes less
+HOTTEST_EVERY_S: Final = 2.0  # how often at most the builder gets other items
+SAVE_POLL_S: Final = 0.1
 EXIT_TIMEOUT_S: Final = 0.2  # from closing the socket; then the builder is killed
 
 
@@ -56,7 +73,7 @@ NO_BUILD: Final = LastBuild(0, None, {}, {})
 
 
 class BuilderClient:
-    """Loads versions through a builder process. One thread loads; any may close."""
+    """Loads versions through a builder process, and saves them. One thread loads, another may save; any may close."""
 
     def __init__(self, start: Callable[[], BuilderProcess]) -> None:
         self._start = start
@@ -64,12 +81,17 @@ class BuilderClient:
         self._running: BuilderProcess | None = None
         self._process_lock, self._channel_lock = threading.Lock(), threading.Lock()
         self._last = NO_BUILD
+        self._hottest: ItemInputs | None = None  # as the builder has them
+        self._sent_s, self._sent_items = -math.inf, 0  # when, and of how many items that were known
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
         last = self._last if previous is self._last.version else NO_BUILD
+        if last is NO_BUILD:
+            self._hottest, self._sent_s = None, -math.inf
         try:
-            answer, descriptors = self._request(self.start(), BuildRequest(number, last.build))
+            request = BuildRequest(number, last.build, self._newly_hottest(last.version))
+            answer, descriptors = self._request(self.start(), request)
             if isinstance(answer, BuildResult):
                 arrays = {**last.arrays, **map_arrays(answer.new_blocks, descriptors)}
         except OSError as error:  # the builder has ended, or the machine lacks memory or descriptors
@@ -79,9 +101,35 @@ class BuilderClient:
         if isinstance(answer, BuildFailure):
             raise FAILURE_ERRORS.get(answer.kind, RuntimeError)(answer.message)
         self._last = NO_BUILD  # should the next line fail
-        self._last = _assemble(answer, arrays, last.overlays, previous)
+        self._last = _assemble(answer, arrays, last.overlays, previous, self._hottest)
         assert self._last.version is not None
+        if previous is None or self._last.version.plan is not previous.plan:
+            self._hottest, self._sent_s = None, -math.inf
+        if answer.net is not None:
+            warm_up(self._last.version)
         return self._last.version
+
+    def _newly_hottest(self, live: Version | None) -> ItemsRef | None:
+        """The live version's hottest items, if more are known than when they were sent, and that was a while ago."""
+        if live is None or live.tower is None or time.monotonic() - self._sent_s < HOTTEST_EVERY_S:
+            return None
+        items = live.tower.items.live.table.count
+        if items == (1 if self._hottest is None else self._sent_items):
+            return None
+        self._hottest = live.tower.items.hottest()
+        self._sent_s, self._sent_items = time.monotonic(), items
+        return items_ref(self._hottest)
+
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """Have the builder save a version and a decision, and wait until it has. Raises SnapshotError, OSError."""
+        request = SaveRequest(str(files.folder), encode_manifest(manifest), decision)
+        state = SaveState(done=False)
+        while not state.done:
+            raw, _ = self._exchange(self.start(), request)
+            state = msgspec.msgpack.decode(raw, type=SaveState)
+            time.sleep(0 if state.done else SAVE_POLL_S)
+        if state.error:
+            raise OSError(state.error)
 
     def start(self) -> BuilderProcess:
         """Start the builder, unless it runs. Raises StoreUnavailable when it's closed, OSError."""
@@ -99,10 +147,13 @@ class BuilderClient:
         self._end()
 
     def _request(self, running: BuilderProcess, request: BuildRequest) -> tuple[BuildResult | BuildFailure, list[int]]:
+        raw, descriptors = self._exchange(running, request)
+        return msgspec.msgpack.decode(raw, type=BuildResult | BuildFailure), descriptors
+
+    def _exchange(self, running: BuilderProcess, request: BuildRequest | SaveRequest) -> tuple[bytes, list[int]]:
         with self._channel_lock:
             send(running.channel, request)
-            raw, descriptors = receive(running.channel)
-        return msgspec.msgpack.decode(raw, type=BuildResult | BuildFailure), descriptors
+            return receive(running.channel)
 
     def _end(self) -> str:
         with self._process_lock:
@@ -116,9 +167,13 @@ class BuilderClient:
 
 
 def _assemble(
-    result: BuildResult, arrays: Mapping[int, Array], overlays: Mapping[int, DeltaTable], previous: Version | None
+    result: BuildResult,
+    arrays: Mapping[int, Array],
+    overlays: Mapping[int, DeltaTable],
+    previous: Version | None,
+    hottest: ItemInputs | None,
 ) -> LastBuild:
-    """The version of a build's result."""
+    """The version of a build's result; `hottest`: the items whose parts it has."""
     known, manifest = dict(overlays), decode_manifest(result.manifest)
     plan = plan_of(manifest, previous)
     wide, statistics = (layers_of(table, arrays, known) for table in (result.wide, result.statistics))
@@ -133,7 +188,9 @@ def _assemble(
                 **{name: arrays[number] for name, number in result.net.arrays.items()}, last_bias=result.net.last_bias
             )
             embeddings = embeddings_of(rows, plan.item.deep.unseen)
-            tower = ServingTower(rows, net, ActivationCache(plan, embeddings, net, live.items if live else None))
+            parts = (hottest, arrays[result.parts]) if hottest is not None and result.parts is not None else None
+            items = ActivationCache(plan, embeddings, net, live.items if live else None, parts)
+            tower = ServingTower(rows, net, items)
     shown = result.shown
     if shown is None:
         assert previous is not None, "the build refers to the previous names, but there are none"

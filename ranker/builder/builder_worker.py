@@ -11,17 +11,21 @@ from typing import Final
 import msgspec
 
 from ranker.builder.blocks import Array, allocate, array_ref, block_of, copied, number_of
+from ranker.builder.version_saver import VersionSaver
 from ranker.builder.wire import (
     FAILURE_ERRORS,
     BuildFailure,
     BuildRequest,
     BuildResult,
     NetRef,
+    SaveRequest,
     arrays_of,
+    inputs_of,
     receive,
     send,
     table_ref,
 )
+from ranker.kernels.item_activation_cache import ItemInputs
 from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.score import Scorer
 from ranker.versions.model import Version
@@ -36,21 +40,29 @@ NICE: Final = 10  # a tenth of the CPU weight of ranking threads
 log = logging.getLogger(__name__)
 
 
-def serve(channel: socket.socket, loader: VersionLoader) -> None:
-    """Answer build requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
+def serve(channel: socket.socket, loader: VersionLoader, saver: VersionSaver) -> None:
+    """Answer requests until the ranker closes the socket. `loader` takes its arrays from `allocate`."""
     last: Version | None = None
     known: Container[int] = ()  # blocks that the ranker has mapped
+    hottest: ItemInputs | None = None  # items of the ranker's, by the plan of `last`
     build = 0
     with suppress(OSError):  # the ranker has ended
         while True:
-            request = msgspec.msgpack.decode(receive(channel)[0], type=BuildRequest)
+            request = msgspec.msgpack.decode(receive(channel)[0], type=BuildRequest | SaveRequest)
+            if isinstance(request, SaveRequest):
+                send(channel, saver.ask(request))
+                continue
             if request.known_build != build:
-                last, known = None, ()
+                last, known, hottest = None, (), None
+            if request.hottest is not None:
+                hottest = inputs_of(request.hottest)
             answer: BuildResult | BuildFailure
             new: list[Array] = []
             try:
                 version = loader.load(request.number, last)
-                answer, new = _result(build + 1, version, last, known)
+                if last is None or version.plan is not last.plan:
+                    hottest = None
+                answer, new = _result(build + 1, version, last, known, hottest)
             except Exception as error:  # noqa: BLE001  # whatever a version contains, the next one may be valid
                 answer = _failure(error)
             else:
@@ -69,23 +81,29 @@ def _failure(error: Exception) -> BuildFailure:
 
 
 def _result(
-    build: int, version: Version, last: Version | None, known: Container[int]
+    build: int, version: Version, last: Version | None, known: Container[int], hottest: ItemInputs | None
 ) -> tuple[BuildResult, list[Array]]:
     """A build's message, and its arrays in blocks that aren't `known` to the ranker."""
     new = {number_of(array): array for array in _table_arrays(version) if number_of(array) not in known}
-    tower, before, net = version.tower, last.tower if last else None, None
+    tower, before, net, parts = version.tower, last.tower if last else None, None, None
     if tower is not None and (before is None or tower.items is not before.items):
         fields = tower.net._asdict()
         last_bias: float = fields.pop("last_bias")
         copies = {name: copied(array) for name, array in fields.items()}
         new |= {number_of(array): array for array in copies.values()}
         net = NetRef({name: number_of(array) for name, array in copies.items()}, last_bias)
+        if hottest is not None:
+            array = copied(tower.items.parts_of(hottest))
+            parts = number_of(array)
+            new[parts] = array
     arrays = list(new.values())
     deep = table_ref(tower.embeddings) if tower else None
     wide, statistics = table_ref(version.wide), table_ref(version.statistics)
     refs = [array_ref(array) for array in arrays]
     shown = None if last is not None and version.shown is last.shown else version.shown
-    return BuildResult(build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, refs), arrays
+    return BuildResult(
+        build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, parts, refs
+    ), arrays
 
 
 def _table_arrays(version: Version) -> list[Array]:
@@ -101,8 +119,8 @@ def main() -> None:
     with closing(Scorer(1)) as scorer:
         compile_kernels(scorer)
     os.nice(NICE)
-    with channel, closing(RedisStore(settings, model)) as store:
-        serve(channel, VersionLoader(store, model, allocate))
+    with channel, closing(RedisStore(settings, model)) as store, closing(VersionSaver(store)) as saver:
+        serve(channel, VersionLoader(store, model, allocate), saver)
 
 
 if __name__ == "__main__":

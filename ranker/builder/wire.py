@@ -2,6 +2,8 @@
 
 ranker → builder   BuildRequest: a version, and the last build that the ranker has
 builder → ranker   BuildResult: references to its arrays, with the descriptors of new blocks; or BuildFailure
+ranker → builder   SaveRequest: a version to save on disk; repeated until it's done
+builder → ranker   SaveState
 """
 
 import os
@@ -13,19 +15,50 @@ import msgspec
 import numpy as np
 
 from ranker.builder.blocks import Array, ArrayRef, number_of
+from ranker.kernels.item_activation_cache import ItemInputs
 from ranker.kernels.layered_table import LayeredTable, PayloadId, Predecessor
+from stream.features.encoder import DeepInput
 from stream.runtime.errors import BadSnapshot, SnapshotError, StoreUnavailable
+from stream.snapshots.manifest import Decision
 from stream.tables.delta_table import DeltaArrays, DeltaTable
 
 LENGTH_BYTES: Final = 8  # in front of each message
 DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
 
 
-class BuildRequest(msgspec.Struct, array_like=True):
-    """Build version `number`. `known_build`: the last build that the ranker has, 0 if none of this builder's."""
+class ItemsRef(msgspec.Struct, array_like=True):
+    """`ItemInputs` as bytes."""
+
+    keys: bytes
+    ids: bytes
+    offsets: bytes
+    numbers: bytes
+
+
+class BuildRequest(msgspec.Struct, array_like=True, tag=True):
+    """Build version `number`. `known_build`: the last build that the ranker has, 0 if none of this builder's.
+
+    `hottest`: the items whose parts new dense layers are to come with, by the plan of that build; None: as before.
+    """
 
     number: int
     known_build: int
+    hottest: ItemsRef | None = None
+
+
+class SaveRequest(msgspec.Struct, array_like=True, tag=True):
+    """Save the version of a manifest, and a decision, in a folder of `VersionFiles`."""
+
+    folder: str
+    manifest: bytes
+    decision: Decision
+
+
+class SaveState(msgspec.Struct, array_like=True, tag=True):
+    """Whether that is done, and why it failed."""
+
+    done: bool
+    error: str = ""
 
 
 class TableRef(msgspec.Struct, array_like=True):
@@ -54,7 +87,10 @@ class NetRef(msgspec.Struct, array_like=True):
 
 
 class BuildResult(msgspec.Struct, tag=True):
-    """A version. `net` and `shown` are None when the previous build's apply. `new_blocks` are in descriptors' order."""
+    """A version. `net` and `shown` are None when the previous build's apply. `new_blocks` are in descriptors' order.
+
+    `parts`: with a net, the block of the parts of the ranker's hottest items; None where it named none.
+    """
 
     build: int
     manifest: bytes
@@ -63,6 +99,7 @@ class BuildResult(msgspec.Struct, tag=True):
     deep: TableRef | None
     net: NetRef | None
     shown: tuple[str, ...] | None
+    parts: int | None
     new_blocks: list[ArrayRef]
 
 
@@ -74,6 +111,18 @@ class BuildFailure(msgspec.Struct, tag=True):
 
 
 FAILURE_ERRORS: Final[Mapping[str, type[SnapshotError]]] = {"bad": BadSnapshot, "unavailable": StoreUnavailable}
+
+
+def items_ref(inputs: ItemInputs) -> ItemsRef:
+    """The message of items' inputs."""
+    return ItemsRef(inputs.keys.tobytes(), *(array.tobytes() for array in inputs.deep))
+
+
+def inputs_of(items: ItemsRef) -> ItemInputs:
+    """The inputs of a message."""
+    keys, ids = (np.frombuffer(raw, np.uint64).copy() for raw in (items.keys, items.ids))
+    numbers = np.frombuffer(items.numbers, np.float32).copy().reshape(len(keys), -1)
+    return ItemInputs(keys, DeepInput(ids, np.frombuffer(items.offsets, np.int64).copy(), numbers))
 
 
 def layers_of(table: TableRef, arrays: Mapping[int, Array], overlays: dict[int, DeltaTable]) -> LayeredTable:

@@ -8,7 +8,6 @@ two handovers of the interpreter a request (decision 0035).
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -26,7 +25,8 @@ from ranker.http.problems import (
 from ranker.http.tokens import Caller
 from ranker.serving import answering
 from ranker.serving.admission import AdmissionQueue
-from ranker.serving.answering import Answerer, Histories
+from ranker.serving.answering import Answerer
+from ranker.serving.profile_reader import ProfileRead
 from stream.events import types
 from stream.events.named_requests import decode_named
 from stream.events.types import RankReply, RankRequest
@@ -64,7 +64,7 @@ class RankAnswer(msgspec.Struct, frozen=True):
 
 _json, _msgpack = msgspec.json.Encoder(), msgspec.msgpack.Encoder()
 
-_Waiting = tuple[RankRequest, int, Histories | None, "asyncio.Future[RankReply]"]
+_Waiting = tuple[RankRequest, int, ProfileRead, "asyncio.Future[RankReply]"]
 
 
 class RankingQueue:
@@ -77,22 +77,22 @@ class RankingQueue:
         self._answerer, self._admission, self._clock_ms = answerer, admission, clock_ms
         self._waiting: deque[_Waiting] = deque()
 
-    def ask(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> "asyncio.Future[RankReply]":
+    def ask(self, request: RankRequest, arrived_ms: int, profiles: ProfileRead) -> "asyncio.Future[RankReply]":
         """The reply to an admitted request, once it's its turn."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[RankReply] = loop.create_future()
-        self._waiting.append((request, arrived_ms, histories, reply))
+        self._waiting.append((request, arrived_ms, profiles, reply))
         if len(self._waiting) == 1:
             loop.call_soon(self._answer_next, loop)
         return reply
 
     def _answer_next(self, loop: asyncio.AbstractEventLoop) -> None:
-        request, arrived_ms, histories, waiting = self._waiting.popleft()
+        request, arrived_ms, profiles, waiting = self._waiting.popleft()
         if self._waiting:
             loop.call_soon(self._answer_next, loop)
         started_ms, cost_ms = self._clock_ms(), None
         try:
-            reply = self._answerer.answer_with(request, arrived_ms, histories)
+            reply = self._answerer.answer_with(request, arrived_ms, profiles)
             cost_ms = None if reply.error else self._clock_ms() - started_ms
         except Exception as error:  # noqa: BLE001  # whoever asked raises it
             waiting.set_exception(error)
@@ -118,7 +118,6 @@ class RankEndpoint:
         self._answerer, self._admission, self._ready = answerer, admission, ready
         self._now_ms, self._new_id = now_ms, new_id
         self._queue = RankingQueue(answerer, admission, clock_ms)
-        self._reads = ThreadPoolExecutor(1, thread_name_prefix="http-histories")
 
     async def __call__(self, caller: Caller, headers: Headers, receive: Receive, send: Send) -> None:
         """One request. Raises HttpProblem."""
@@ -152,26 +151,20 @@ class RankEndpoint:
         left_ms = self._answerer.left_ms(request, arrived_ms)
         if left_ms > 0 and not self._admission.admit(left_ms):
             return self._shed(request, arrived_ms)
+        profiles = self._answerer.begin_profiles([request] if left_ms > 0 else [])
         if left_ms <= 0:
-            return self._answerer.answer_with(request, arrived_ms, None)  # expired: it costs nothing
+            return self._answerer.answer_with(request, arrived_ms, profiles)  # expired: it costs nothing
         try:
-            histories = await self._histories(request)
+            await profiles.arrived()  # other requests go on meanwhile
         except BaseException:
             self._admission.done()
             raise
-        return await self._queue.ask(request, arrived_ms, histories)
+        return await self._queue.ask(request, arrived_ms, profiles)
 
     def _shed(self, request: RankRequest, arrived_ms: int) -> RankReply:
         reply = answering.shed(request, self._admission.queue_ms)
         self._answerer.observe(reply, arrived_ms)
         return reply
-
-    async def _histories(self, request: RankRequest) -> Histories | None:
-        """The user's history; other requests go on while it is read."""
-        if request.history is not None:
-            return {}
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reads, self._answerer.read_histories, [request])
 
     def _problem(self, reply: RankReply) -> HttpProblem:
         retry_s = max(1, round(self._admission.queue_ms / 1000)) if reply.kind == types.SHED else None

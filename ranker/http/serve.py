@@ -13,7 +13,6 @@ from ranker.http.ranking import RankEndpoint
 from ranker.http.server import HttpServer, parse_address
 from ranker.http.tokens import Tokens, check_exposure
 from ranker.serving.answering import Answerer
-from ranker.serving.history import HistoryReader
 from ranker.serving.served_model import ServedModel
 from ranker.serving.service import RankerService
 from stream.runtime.clock import now_ms
@@ -28,7 +27,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     tokens = Tokens(Path(settings.http_tokens) if settings.http_tokens else None, time.monotonic)
     check_exposure(host, tokens)
     rank = RankEndpoint(
-        Answerer(service.models, HistoryReader(service.read_histories), now_ms),
+        Answerer(service.models, service.profiles, now_ms),
         service.admission,
         ready=service.ranks,
         now_ms=now_ms,

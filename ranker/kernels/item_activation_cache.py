@@ -89,23 +89,39 @@ NO_ACTIVATIONS: Final = ActivationTable(0, 0)  # of a version without a deep par
 class ActivationCache:
     """All items' parts of one deep version: bounded, filled on use; when it's full, the most used ones stay."""
 
-    def __init__(self, plan: Plan, embeddings: Embeddings, net: Net, before: "ActivationCache | None" = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        embeddings: Embeddings,
+        net: Net,
+        before: "ActivationCache | None" = None,
+        known: "tuple[ItemInputs, F32] | None" = None,
+    ) -> None:
+        """It begins with `known` parts, float32 [n, width], or computes those of the hottest items of `before`."""
         self.plan, self._embeddings = plan, embeddings
         self._layer = net.layer(plan.item, net.item)
         width = len(net.bias)
         self._room = min(ITEMS_MAX, max(1_024, BYTES_MAX // (4 * width)))
         self._start = np.zeros(width, np.float32)
         self._lock = threading.Lock()
-        if before is None or before.plan is not plan:
-            self.live = ActivationTable(0, width)
-            return
-        inputs, _ = before.live.hottest(min(HOTTEST, self._room // 2), self._lists)
-        self.live = ActivationTable(len(inputs.keys), width)
-        self._add(self.live, inputs)
+        if known is None and before is not None and before.plan is plan:
+            inputs = before.hottest()
+            known = inputs, self.parts_of(inputs)
+        self.live = ActivationTable(len(known[0].keys) if known else 0, width)
+        if known and len(known[0].keys):
+            self.live.put(*known)
 
     @property
     def _lists(self) -> int:
         return len(self.plan.item.deep.sides)
+
+    def hottest(self) -> ItemInputs:
+        """Inputs of the items that the next deep version begins with."""
+        return self.live.hottest(min(HOTTEST, self._room // 2), self._lists)[0]
+
+    def parts_of(self, inputs: ItemInputs) -> F32:
+        """Their parts, float32 [n, width]."""
+        return activations_of(inputs.deep, self._layer, self._embeddings, self._start)
 
     def admit(self, words: U64, first: int, last: int) -> ActivationTable:
         """A table with the parts of items first:last of a page; missing ones are computed."""
@@ -137,7 +153,7 @@ class ActivationCache:
 
     def _add(self, table: ActivationTable, inputs: ItemInputs) -> None:
         if len(inputs.keys):
-            table.put(inputs, activations_of(inputs.deep, self._layer, self._embeddings, self._start))
+            table.put(inputs, self.parts_of(inputs))
 
 
 @kernel

@@ -1,10 +1,12 @@
 """Freshness: from an install's ingest to the first reply that has learned it; the deep part's own beside it.
 
+Whoever replies only notes a version's first reply; what it has learned, up to a thousand installs, is observed
+elsewhere.
+
 A version's wide weights and statistics have learned all its examples; its deep part, those up to the version that its
 manifest names.
 """
 
-import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -38,10 +40,11 @@ class PendingInstalls:
 
 
 class FreshnessTracker:
-    """Measures, for each install, the first reply that has learned it. Threads may share it."""
+    """Measures, for each install, the first reply that has learned it. Any thread replies; one calls the others."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._replied = 0  # the newest version so far
+        self._first_replies: deque[tuple[int, int]] = deque()  # version, when (ms)
         self._pending, self._pending_deep = PendingInstalls(), PendingInstalls()
         self._deep_versions: deque[tuple[int, int]] = deque(maxlen=VERSIONS_MAX)  # version, that of its deep part
 
@@ -50,21 +53,25 @@ class FreshnessTracker:
         for _, ingests in learned:
             for ingest in ingests:
                 metrics.SERVABLE.observe(max(0, now_ms - ingest) / 1e3)
-        with self._lock:
-            self._pending.add(learned)
-            if deep_version:
-                self._pending_deep.add(learned)
-                self._deep_versions.append((version, deep_version))
+        self._pending.add(learned)
+        if deep_version:
+            self._pending_deep.add(learned)
+            self._deep_versions.append((version, deep_version))
 
     def replied(self, version: int, now_ms: int) -> None:
         """A reply by `version` is sent now."""
-        with self._lock:
-            served = self._pending.pop_learned(version)
-            deep = self._pending_deep.pop_learned(self._deep_version_of(version))
-        for ingest in served:
-            metrics.FRESHNESS.observe(max(0, now_ms - ingest) / 1e3)
-        for ingest in deep:
-            metrics.FRESHNESS_DEEP.observe(max(0, now_ms - ingest) / 1e3)
+        if version > self._replied:  # two threads may both find it so: the second reply finds nothing pending
+            self._replied = version
+            self._first_replies.append((version, now_ms))
+
+    def observe(self) -> None:
+        """Observe what the first replies of versions have learned."""
+        while self._first_replies:
+            version, now_ms = self._first_replies.popleft()
+            for ingest in self._pending.pop_learned(version):
+                metrics.FRESHNESS.observe(max(0, now_ms - ingest) / 1e3)
+            for ingest in self._pending_deep.pop_learned(self._deep_version_of(version)):
+                metrics.FRESHNESS_DEEP.observe(max(0, now_ms - ingest) / 1e3)
 
     def _deep_version_of(self, version: int) -> int:
         """That of the newest version not above `version`; older entries are dropped."""

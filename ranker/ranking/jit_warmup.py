@@ -51,7 +51,7 @@ def _rank(version: Version, scorer: Scorer) -> None:
     layout = version.plan.layout
     catalogue = Catalogue(layout)
     rows = np.array([catalogue.put(Item(item, {"tags": ["x"], "price": 1.0})) for item in ("a", "b")], np.int64)
-    installs_of(version, catalogue, rows)
+    installs_of(version, np.array([1, 2], np.uint64))
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
     ranked = rank_with(version, words, 1, 2, scorer)
     scores = score_features(version, ranked.features, 2)

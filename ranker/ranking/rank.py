@@ -18,10 +18,9 @@ from stream.events.codec import encode
 from stream.events.types import EVENT_BYTES_MAX, ID_BYTES_MAX, Impression, RankReply, RankRequest
 from stream.features.page_features import Layout, build_page, select
 from stream.features.serve_as import as_logged, as_served
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.tables.dtypes import U64
-
-HISTORY_LAST: Final = 50  # items read where no column needs a history: retrieval leaves out what the user has
 
 DEADLINE: Final = "deadline"
 NO_HISTORY: Final = "no_history"
@@ -95,33 +94,33 @@ class Ranker:
     def __init__(self, cache: EntityCache, watcher: VersionWatcher, scorer: Scorer, now_ms: Callable[[], int]) -> None:
         self._cache, self._watcher, self._scorer, self._now_ms = cache, watcher, scorer, now_ms
 
-    @property
-    def history_last(self) -> int:
-        """How many items of a user's history to read."""
-        served = self._watcher.served
-        return (served.version.plan.layout.history_last if served else 0) or HISTORY_LAST
-
     def answer(
-        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+        self,
+        request: RankRequest,
+        profile: Callable[[], UserProfile],
+        read_s: float,
+        deadline_s: float | None = None,
     ) -> RankReply:
-        """The reply. `history`: newest last, None when unavailable. `read_s`, `deadline_s`: when the request was
-        read, and until when items are scored, of time.monotonic().
+        """The reply. `profile` returns what is known of the user; it may wait, so it is called late, and only if the
+        request lacks history or attributes. `read_s`, `deadline_s`: when the request was read, and until when items
+        are scored, of time.monotonic().
 
         Raises BadEvent when no candidate is left or a score isn't finite.
         """
         served = self._watcher.served
-        notes = [NO_HISTORY] if history is None else []
-        history = history or []
         if served is None:
-            reply = self._by_popularity(request, history, [*notes, NO_MODEL])
+            reply = self._by_popularity(request, profile)
         else:
-            reply = self._by_model(request, served, history, notes, deadline_s)
+            reply = self._by_model(request, served, profile, deadline_s)
         rank_us = round((time.monotonic() - read_s) * 1e6)
         return msgspec.structs.replace(reply, rank_us=rank_us)
 
-    def _by_popularity(self, request: RankRequest, history: Sequence[str], notes: list[str]) -> RankReply:
+    def _by_popularity(self, request: RankRequest, profile: Callable[[], UserProfile]) -> RankReply:
         known = self._cache.items
-        names = self._candidates(request, self._cache.by_popularity(), history)
+        popular = self._watcher.popular.items or self._watcher.popular.reorder(None, self._cache.columns)
+        history = profile().history if request.history is None else request.history
+        notes = [NO_HISTORY, NO_MODEL] if history is None else [NO_MODEL]
+        names = _given(request) or self._retrieved(request, popular, history or [])
         scores = {name: known[name].popularity if name in known else 0.0 for name in names}
         best = sorted(names, key=lambda name: -scores[name])[: request.k]
         return RankReply(request.request_id, request.user, best, [scores[name] for name in best], 0, scored=len(names),
@@ -131,18 +130,21 @@ class Ranker:
         self,
         request: RankRequest,
         served: ServedVersion,
-        history: Sequence[str],
-        notes: list[str],
+        profile: Callable[[], UserProfile],
         deadline_s: float | None,
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
-        names = self._candidates(request, self._watcher.popular.items, history)
-        attributes = self._cache.users.get(request.user) if request.attributes is None else request.attributes
-        if attributes is None:
-            notes = [*notes, NO_USER]
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
-        user = version.plan.layout.user(request.user, attributes or {}, history, request.context)
+        names = _given(request)
         rows, unknown = catalogue.lookup(names)
+        history, attributes = _merged(request, profile)
+        notes = [NO_HISTORY] if history is None else []
+        if attributes is None:
+            notes.append(NO_USER)
+        if not names:
+            names = self._retrieved(request, self._watcher.popular.items, history or [])
+            rows, unknown = catalogue.lookup(names)
+        user = version.plan.layout.user(request.user, attributes or {}, history or [], request.context)
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
         if ranked.scored < len(names):
@@ -154,13 +156,8 @@ class Ranker:
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 
-    def _candidates(self, request: RankRequest, popular: list[str], history: Sequence[str]) -> list[str]:
-        """The request's distinct candidates, else retrieved ones. Raises BadEvent when there's none."""
-        if request.candidates is not None:
-            names = [item for item in dict.fromkeys(request.candidates) if item]
-            if not names:
-                raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
-            return names
+    def _retrieved(self, request: RankRequest, popular: list[str], history: Sequence[str]) -> list[str]:
+        """Popular items that the user doesn't have. Raises BadEvent when there's none."""
         is_deleted = self._cache.is_deleted
         names = retrieve((item for item in popular if not is_deleted(item)), history)
         if not names and all(map(is_deleted, popular)):
@@ -171,3 +168,24 @@ class Ranker:
         if not names:
             raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
         return names
+
+
+def _given(request: RankRequest) -> list[str]:
+    """The request's distinct candidates; empty when they are to be retrieved. Raises BadEvent when it names none."""
+    if request.candidates is None:
+        return []
+    names = [item for item in dict.fromkeys(request.candidates) if item]
+    if not names:
+        raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
+    return names
+
+
+def _merged(request: RankRequest, profile: Callable[[], UserProfile]) -> UserProfile:
+    """What the request brings of its user, and the rest from the profile."""
+    if request.history is not None and request.attributes is not None:
+        return UserProfile(request.history, request.attributes)
+    history, attributes = profile()
+    return UserProfile(
+        history if request.history is None else request.history,
+        attributes if request.attributes is None else request.attributes,
+    )

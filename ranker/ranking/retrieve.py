@@ -7,24 +7,24 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ranker.kernels.plan import Plan
 from ranker.kernels.table_reads import read_rows
-from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.item_columns import ItemColumns, ItemSlice
 from ranker.versions.model import Version
-from stream.features.page_features import Catalogue
-from stream.features.page_kernels import LIST_MAX
 from stream.features.statistic_reads import StatisticRows
+from stream.history.histories import MEMBERS_MAX
 from stream.spec.columns import ALL_INSTALLS, ORGANIC_INSTALLS
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
-from stream.tables.dtypes import I64, U64
+from stream.tables.dtypes import F64, I64, U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
 
 CANDIDATES: Final = 100
-POPULAR_MAX: Final = CANDIDATES + LIST_MAX  # so that enough are left when a long history is filtered out
-DUTY_CYCLE_MAX: Final = 0.02  # share of its time that a thread may spend on reordering items
+POPULAR_MAX: Final = CANDIDATES + MEMBERS_MAX  # so that enough are left when a long history is filtered out
+SLICE: Final = 32_768  # items ordered at once
+REST_S_MIN: Final = 0.5  # between two orders
+DUTY_CYCLE_MAX: Final = 0.02  # share of its time that a thread may spend on ordering items
 
 
 class InstallStatistic(NamedTuple):
@@ -34,15 +34,6 @@ class InstallStatistic(NamedTuple):
     fade_ms: float
 
 
-class ItemIds(NamedTuple):
-    """Items' ids in a catalogue: list `column` of the `width` lists of each row has one id."""
-
-    ids: U64
-    offsets: I64
-    width: int
-    column: int
-
-
 def retrieve(popular: Iterable[str], history: Collection[str]) -> list[str]:
     """The first CANDIDATES items of an order that aren't in the user's history."""
     owned = set(history)
@@ -50,47 +41,96 @@ def retrieve(popular: Iterable[str], history: Collection[str]) -> list[str]:
 
 
 class PopularItems:
-    """`items` in the order of their installs in a version's statistics. Threads may share it."""
+    """`items`: the most popular by their installs in a version's statistics, then by static popularity; described ones
+    before those only shown.
+
+    Ordering goes slice by slice of the catalogue, without the interpreter's lock: whatever its size, `refresh` takes a
+    few milliseconds. Threads may share it.
+    """
 
     def __init__(self) -> None:
         self.items: list[str] = []
         self._lock = threading.Lock()
+        self._sweep: _Sweep | None = None
         self._not_before_s = 0.0
 
-    def refresh(self, version: Version, cache: EntityCache, catalogue: Catalogue) -> None:
-        """Reorder, unless that was just done: many items take a while, and their order changes slowly."""
+    def refresh(self, version: Version | None, columns: ItemColumns) -> None:
+        """Order the next slice; after the last one `items` are replaced, then comes a pause."""
         with self._lock:
-            if not self.items or time.monotonic() >= self._not_before_s:
-                self._reorder(version, cache, catalogue, cache.by_popularity())
+            if self._sweep is None:
+                if self.items and time.monotonic() < self._not_before_s:
+                    return
+                self._sweep = _Sweep(version, columns)
+            if self._sweep.step():
+                self._finish(self._sweep)
 
-    def reorder(self, version: Version, cache: EntityCache, catalogue: Catalogue) -> None:
-        """Reorder all that is cached now, however lately that was done."""
+    def reorder(self, version: Version | None, columns: ItemColumns) -> list[str]:
+        """Order all items now, which takes the time of the whole catalogue; returns `items`."""
         with self._lock:
-            self._reorder(version, cache, catalogue, cache.by_popularity(max_age_s=0.0))
+            sweep = _Sweep(version, columns)
+            while not sweep.step():
+                pass
+            self._finish(sweep)
+            return self.items
 
-    def _reorder(self, version: Version, cache: EntityCache, catalogue: Catalogue, known: list[str]) -> None:
-        started_s = time.monotonic()
-        installs = installs_of(version, catalogue, cache.rows(catalogue, known))
+    def _finish(self, sweep: "_Sweep") -> None:
+        self.items, self._sweep = sweep.names(), None
+        self._not_before_s = time.monotonic() + max(REST_S_MIN, sweep.spent_s / DUTY_CYCLE_MAX)
+
+
+class _Sweep:
+    """Orders all items by one version, a slice at a time."""
+
+    def __init__(self, version: Version | None, columns: ItemColumns) -> None:
+        self.spent_s = 0.0
+        self._version, self._columns = version, columns
+        self._next = 0
+        self._best = _Best(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+    def step(self) -> bool:
+        """Merge the next slice into the best so far; whether it was the last one."""
+        begun_s = time.monotonic()
+        items = self._columns.slice(self._next, SLICE)
+        installs = installs_of(self._version, items.ids) if self._version else None
         if installs is None:
-            self.items = known[:POPULAR_MAX]
-        else:  # ties keep the static order
-            self.items = [known[i] for i in np.argsort(-installs, kind="stable")[:POPULAR_MAX]]
-        now_s = time.monotonic()
-        self._not_before_s = now_s + (now_s - started_s) / DUTY_CYCLE_MAX
+            installs = np.zeros(len(items.ids))
+        self._best = _merged(self._best, items, installs)
+        self._next += SLICE
+        self.spent_s += time.monotonic() - begun_s
+        return self._next >= len(self._columns.names)
+
+    def names(self) -> list[str]:
+        """The best in order. An item that was removed meanwhile is left out."""
+        return [name for slot in self._best.slots.tolist() if (name := self._columns.names[slot])]
 
 
-def installs_of(
-    version: Version, catalogue: Catalogue, rows: npt.NDArray[np.int64]
-) -> "npt.NDArray[np.float64] | None":
-    """Installs per item in a version's statistics, faded if they are, float64 [n]; None without such a statistic."""
+class _Best(NamedTuple):
+    """At most POPULAR_MAX items, best first."""
+
+    slots: I64
+    installs: F64
+    popularity: F64
+
+
+def _merged(best: _Best, items: ItemSlice, installs: F64) -> _Best:
+    popularity = items.popularity.copy()  # it may change meanwhile
+    candidates = ~np.isnan(popularity)
+    if len(best.slots) == POPULAR_MAX:
+        least = best.installs[-1]
+        candidates &= (installs > least) | ((installs == least) & (popularity > best.popularity[-1]))
+    found = np.flatnonzero(candidates)
+    slots = np.concatenate([best.slots, items.first + found])
+    keys = (np.concatenate([best.popularity, popularity[found]]), np.concatenate([best.installs, installs[found]]))
+    order = np.lexsort([slots, *(-key for key in keys)])[:POPULAR_MAX]
+    return _Best(slots[order], keys[1][order], keys[0][order])
+
+
+def installs_of(version: Version, ids: U64) -> F64 | None:
+    """Installs per item id in a version's statistics, faded if they are, float64 [n]; None without such a statistic."""
     statistic = install_statistic(version.plan)
     if statistic is None:
         return None
-    plan = version.plan
-    items = ItemIds(catalogue.ids, catalogue.offsets, len(plan.layout.item_lists), plan.item_id)
-    installs: npt.NDArray[np.float64] = _installs(
-        items, rows, *statistic, float(version.manifest.watermark_ms), version.statistics.view
-    )
+    installs: F64 = _installs(ids, *statistic, float(version.manifest.watermark_ms), version.statistics.view)
     return installs
 
 
@@ -105,13 +145,11 @@ def install_statistic(plan: Plan) -> InstallStatistic | None:
 
 
 @kernel
-def _installs(items: Any, rows: Any, salt: Any, fade_ms: Any, now_ms: Any, table: Any) -> Any:
-    ids, offsets, width, column = items
-    n = rows.shape[0]
+def _installs(ids: U64, salt: Any, fade_ms: Any, now_ms: Any, table: Any) -> Any:
+    n = ids.shape[0]
     keys = np.empty(n, np.uint64)
-    for r in range(n):
-        # as `fill_product` does for one column of one id
-        keys[r] = mix(salt, ids[offsets[rows[r] * width + column]])
+    for i in range(n):
+        keys[i] = mix(salt, ids[i])  # as `fill_product` does for one column of one id
     sums, out, times = np.empty(n), np.empty(n), np.empty(n)
     read_rows(keys, np.empty_like(keys), n, table, now_ms, fade_ms, StatisticRows(sums, out, times))
     return out

@@ -93,23 +93,16 @@ class VersionWatcher:
 
     def items_loaded(self) -> None:
         """Reorder the popular items now that all items are cached, before the first request."""
-        served = self.served
-        if served is None:
-            self._cache.by_popularity(max_age_s=0.0)
-        else:
-            self.popular.reorder(served.version, self._cache, self._cache.catalogue(served.version.plan.layout))
+        self.popular.reorder(self.served.version if self.served else None, self._cache.columns)
 
     def save_live(self) -> None:
         """Save the live version and the latest decision to `files`, when they have changed."""
         served, decision = self.served, self._decision
         if self._files is None or served is None:
             return
-        if decision != self._saved_decision:
-            self._files.save_decision(decision)
-            self._saved_decision = decision
-        if served.version.number != self._saved_version:
-            self._files.save(self._store, served.version.manifest)
-            self._saved_version = served.version.number
+        if (decision, served.version.number) != (self._saved_decision, self._saved_version):
+            self._loader.save(self._files, served.version.manifest, decision)
+            self._saved_decision, self._saved_version = decision, served.version.number
 
     def run_saver(self, stop: threading.Event) -> None:
         """`save_live` periodically until `stop` is set; in its own thread, so that swaps don't wait for the disk."""
@@ -144,6 +137,7 @@ class VersionWatcher:
 
     def step(self) -> bool:
         """Read the head; swap when it names a newer version that passes validation. Raises SnapshotError."""
+        self.freshness.observe()
         served = self.served
         try:
             head = self._target()
@@ -231,13 +225,13 @@ class VersionWatcher:
         catalogue = self._cache.catalogue(version.plan.layout)
         self._cache.set_shown(version.shown)
         if old is None:
-            self.popular.refresh(version, self._cache, catalogue)
+            self.popular.reorder(version, self._cache.columns)
         now_ms = self._now_ms()
         self.served = ServedVersion(version, catalogue, now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
-        self.popular.refresh(version, self._cache, catalogue)
+        self.popular.refresh(version, self._cache.columns)
 
     def _first_learned(self, manifest: Manifest, live: Version) -> list[Learned]:
         """Installs that this swap makes servable, by the version that learned them, skipped versions among them."""
@@ -254,9 +248,9 @@ class VersionWatcher:
 
     def _refresh(self, served: ServedVersion | None) -> None:
         """Include items that have arrived since the swap."""
+        self.popular.refresh(served.version if served else None, self._cache.columns)
         if served is None:
             return
         catalogue = self._cache.catalogue(served.version.plan.layout)
-        self.popular.refresh(served.version, self._cache, catalogue)
         if catalogue is not served.catalogue:
             self.served = ServedVersion(served.version, catalogue, served.since_ms)

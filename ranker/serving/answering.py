@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ranker import metrics
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from ranker.serving.served_model import ServedModel
 from stream.events.request_parts import RequestHead
 from stream.events.types import DEADLINE_MS, EXPIRED, FAILED, INVALID, SHED, UNKNOWN_MODEL, RankReply, RankRequest
@@ -19,8 +19,6 @@ from stream.runtime.errors import BadEvent
 MODELS_NAMED: Final = 10  # in an error's text
 
 log = logging.getLogger(__name__)
-
-Histories = Mapping[str, Sequence[str]]
 
 
 def deadline_of(deadline_ms: int) -> int:
@@ -58,14 +56,14 @@ def shed(request: Asked, queue_ms: float) -> RankReply:
 
 
 class Answerer:
-    """Answers requests by the model that each names, else by the first of `models`. Threads may share `models`.
+    """Answers requests by the model that each names, else by the first of `models`. Threads may share it.
 
-    An answerer and its `histories` belong to one thread. `now_ms` is the clock by which requests arrive.
+    `now_ms` is the clock by which requests arrive.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], histories: HistoryReader, now_ms: Callable[[], int]) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], profiles: ProfileReader, now_ms: Callable[[], int]) -> None:
         assert models, "a ranker serves at least one model"
-        self._models, self._histories, self._now_ms = models, histories, now_ms
+        self._models, self._profiles, self._now_ms = models, profiles, now_ms
         self._default = next(iter(models))
 
     def model(self, name: str) -> ServedModel | None:
@@ -76,21 +74,18 @@ class Answerer:
         """What is left of the request's deadline; 0 or less: it has expired. A clock behind the log's adds nothing."""
         return deadline_of(request.deadline_ms) - max(0, self._now_ms() - arrived_ms)
 
-    def read_histories(self, requests: Sequence[RankRequest]) -> Histories | None:
-        """The histories of the users whose requests bring none, in one look-up; None when unavailable."""
-        users = sorted({request.user for request in requests if request.history is None})
-        models = [model for request in requests if (model := self.model(request.model))]
-        return self._histories.get(users, max((model.ranker.history_last for model in models), default=1))
+    def begin_profiles(self, requests: Sequence[RankRequest]) -> ProfileRead:
+        """Start reading the profiles of the users whose requests lack history or attributes, in one look-up."""
+        return self._profiles.begin([r.user for r in requests if r.history is None or r.attributes is None])
 
     def answer(self, request: RankRequest, arrived_ms: int) -> RankReply:
-        """The reply to one request, with its history read now if it brings none."""
-        if self.model(request.model) is None or self.left_ms(request, arrived_ms) <= 0:
-            return self.answer_with(request, arrived_ms, None)  # needs no history
-        return self.answer_with(request, arrived_ms, self.read_histories([request]))
+        """The reply to one request, whose profile is read now if it lacks something."""
+        is_ranked = self.model(request.model) is not None and self.left_ms(request, arrived_ms) > 0
+        return self.answer_with(request, arrived_ms, self.begin_profiles([request] if is_ranked else []))
 
-    def answer_with(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
-        """The reply to one request; `histories` from `read_histories`."""
-        reply = self._reply(request, arrived_ms, histories)
+    def answer_with(self, request: RankRequest, arrived_ms: int, profiles: ProfileRead) -> RankReply:
+        """The reply to one request; `profiles` from `begin_profiles`."""
+        reply = self._reply(request, arrived_ms, profiles)
         self.observe(reply, arrived_ms)
         return reply
 
@@ -104,7 +99,7 @@ class Answerer:
         if reply.error:
             metrics.ERRORS.labels(reply.kind).inc()
 
-    def _reply(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
+    def _reply(self, request: RankRequest, arrived_ms: int, profiles: ProfileRead) -> RankReply:
         started_s = time.monotonic()
         model = self.model(request.model)
         if model is None:
@@ -113,11 +108,10 @@ class Answerer:
         left_ms = self.left_ms(request, arrived_ms)
         if left_ms <= 0:
             return expired(request, deadline_of(request.deadline_ms) - left_ms)
-        history = request.history
-        if history is None and histories is not None:
-            history = list(histories.get(request.user, []))
         try:
-            reply = model.ranker.answer(request, history, started_s, started_s + left_ms / 1e3)
+            reply = model.ranker.answer(
+                request, lambda: profiles.result()[request.user], started_s, started_s + left_ms / 1e3
+            )
         except BadEvent as error:
             return refusal(request, INVALID, str(error))
         except Exception as error:

@@ -13,7 +13,7 @@ from ranker.builder.builder_client import BuilderClient, start_builder
 from ranker.ranking.score import SWITCH_S
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import KafkaOptions, RankerService
-from stream.history.histories import read_histories
+from stream.history.profiles import UserProfile, read_profiles
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.health import Health, run_file
 from stream.runtime.settings import Settings
@@ -52,8 +52,8 @@ def run_ranker(
     with ExitStack() as open_:
         client = open_.enter_context(closing(connect(settings)))
 
-        def read(users: Sequence[str], last: int) -> dict[str, list[str]]:
-            return read_histories(client, users, last, settings.topic_prefix)
+        def read(users: Sequence[str]) -> dict[str, UserProfile]:
+            return read_profiles(client, users, settings.topic_prefix)
 
         service = RankerService(
             {

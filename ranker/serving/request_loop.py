@@ -223,9 +223,9 @@ class RequestLoop:
                 batch.append((waiting, request))
         if not batch:
             return
-        histories = self._answerer.read_histories([request for _, request in batch])
+        profiles = self._answerer.begin_profiles([request for _, request in batch])
         for waiting, request in batch:
-            reply = self._answerer.answer_with(request, waiting.record.time_ms, histories)
+            reply = self._answerer.answer_with(request, waiting.record.time_ms, profiles)
             self._reply(waiting, reply)
             waiting.opened.open -= 1
             now_s = self._clock_s()

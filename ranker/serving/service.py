@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from ranker.ranking.entity_cache import EntityCache, EntityConsumer
+from ranker.ranking.entity_cache import EntityCache, ItemConsumer
 from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
-from ranker.serving.history import HistoryReader, ReadHistories
+from ranker.serving.profile_reader import ProfileReader, ReadProfiles
 from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
 from ranker.serving.served_model import ModelSource, ServedModel
-from stream.events.topics import ITEMS, REQUESTS, USERS
+from stream.events.topics import REQUESTS
 from stream.events.types import Item
 from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
@@ -61,13 +61,13 @@ class KafkaOptions:
 class RankerService:
     """All threads of one ranker, which serves the models of `sources`, by name; the first is the default.
 
-    Log, stores and `read` (of histories) are passed in; `run` blocks until `stop`, and closes the models' builders.
+    Log, stores and `read` (of profiles) are passed in; `run` blocks until `stop`, and closes the models' builders.
     """
 
     def __init__(
         self,
         sources: Mapping[str, ModelSource],
-        read: ReadHistories,
+        read: ReadProfiles,
         *,
         threads: int,
         queue_ms: float = 250.0,
@@ -81,8 +81,7 @@ class RankerService:
         self._options, self._scorer = options, Scorer(threads)
         self._caches = {name: EntityCache() for name in sources}
         self.models = {name: self._model(name, source) for name, source in sources.items()}
-        self.read_histories = read
-        self._histories = {name: HistoryReader(read) for name in sources}
+        self.profiles = ProfileReader(read)
         self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
@@ -135,24 +134,21 @@ class RankerService:
             if self.log is not None:
                 self._close(self.log)
             self._scorer.close()
-            for histories in self._histories.values():
-                histories.close()
+            self.profiles.close()
         if self._failures:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
         consumers = [
-            EntityConsumer(source, topic.name, cache, connect if number == 0 else None)  # one writes dead letters
+            ItemConsumer(source, cache, connect if number == 0 else None)  # one writes dead letters
             for number, cache in enumerate(self._caches.values())
-            for topic in (ITEMS, USERS)
         ]
         for consumer in consumers:
             self._start("consume", consumer.run)
         self.state = "warming up"
-        for histories in self._histories.values():
-            histories.get(["warm-up"], 1)  # opens the connection before the first request
+        self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
-        self.state = "reading items and users"
+        self.state = "reading items"
         for consumer in consumers:
             while not consumer.ready.wait(0.1):
                 if self.stop.is_set():
@@ -190,7 +186,7 @@ class RankerService:
                     open_.enter_context(closing(one))
             if reader is None or sender is None:
                 return
-            answerer = Answerer({name: self.models[name]}, self._histories[name], now_ms)
+            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms)
             loop = RequestLoop(
                 reader, ReplyWriter(sender, partitions), answerer, self.admission, now_ms, model=name,
                 answers_unnamed=is_first and options.answers_unnamed,

@@ -25,9 +25,10 @@ from stream.features.page_features import Catalogue, build_page, statistics_of, 
 from stream.features.statistic_reads import StatisticRows
 from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecError
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
-from stream.snapshots.manifest import Manifest
+from stream.snapshots.manifest import Decision, Manifest
 from stream.snapshots.payload import Payload
 from stream.snapshots.store import VersionReader, fetch
+from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec_file import decode_spec
 from stream.tables.delta_table import Allocate, cache_aligned
 from stream.tables.dtypes import F32, U64
@@ -41,6 +42,10 @@ class VersionProvider(Protocol):
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
+        ...
+
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """Save a version and a decision for a start without the store. Raises SnapshotError, OSError."""
         ...
 
 
@@ -77,6 +82,11 @@ class VersionLoader:
             self._reset()  # drop what is half built
             raise
         return version
+
+    def save(self, files: VersionFiles, manifest: Manifest, decision: Decision) -> None:
+        """See VersionProvider; any thread may call it."""
+        files.save_decision(decision)
+        files.save(self._store, manifest)
 
     def _build(self, manifest: Manifest, previous: Version | None) -> Version:
         plan = plan_of(manifest, previous)
@@ -208,9 +218,7 @@ def validate_version(version: Version) -> None:
     It also fills the version's caches before the first request. A golden page has the statistics of its own time;
     the manifest has beside it the statistics that the version's tables must give.
     """
-    page = build_page(version.plan.layout, version.plan.layout.user("", {}, [], {}), Catalogue(version.plan.layout),
-                      np.zeros(1, np.int64), version.manifest.watermark_ms)  # fmt: skip
-    _rank(version, page, "an unknown item for an unknown user")
+    _rank(version, _page_of_unknowns(version), "an unknown item for an unknown user")
     if version.manifest.examples and not version.manifest.golden:
         raise BadSnapshot(f"version {version.number} has learned, but has no golden page to validate it with")
     if version.manifest.examples and not _has_labels(version):
@@ -230,6 +238,23 @@ def validate_version(version: Version) -> None:
                 f"version {version.number}: a golden page's scores are off by {difference:.3g}, "
                 f"over {GOLDEN_DIFFERENCE_MAX}"
             )
+
+
+def warm_up(version: Version) -> None:
+    """Rank a page, so that the first request doesn't pay for what a version computes once, or maps into this process.
+
+    For a version that another process validated.
+    """
+    golden = version.manifest.golden[:1]
+    pages = [words_of(one.features, version.plan.layout, len(one.scores)).copy() for one in golden]
+    for words in pages or [_page_of_unknowns(version)]:
+        _rank(version, words, "an item of a golden page")
+
+
+def _page_of_unknowns(version: Version) -> U64:
+    layout = version.plan.layout
+    user = layout.user("", {}, [], {})
+    return build_page(layout, user, Catalogue(layout), np.zeros(1, np.int64), version.manifest.watermark_ms)
 
 
 def _rank(version: Version, words: U64, of: str) -> None:

@@ -48,9 +48,9 @@ HISTORIES = Topic("histories", compacted=True)  # what each user installed; one 
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
 EXAMPLES_DLQ = Topic("examples.dlq", partitions=1)  # what the learner rejected
 REQUESTS_DLQ = Topic("rank.requests.dlq", partitions=1)  # requests that a ranker rejected
-# Every ranker rejects the same records at every start: the copies of a dead letter have one key, compaction keeps one.
+# Rankers reject the same items at every start: the copies of a dead letter have one key, compaction keeps one.
 ITEMS_DLQ = Topic("items.dlq", partitions=1, compacted=True)  # items that rankers rejected
-USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that rankers rejected
+USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that joiners rejected
 
 TOPICS = (
     EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES,

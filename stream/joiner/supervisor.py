@@ -19,6 +19,7 @@ from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from stream.history.history_writer import HistoryWriter
+    from stream.history.user_writer import UserWriter
 
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
 
@@ -50,12 +51,13 @@ def wait_for_kafka(settings: Settings, names: list[str]) -> tuple[dict[str, int]
             attempt += 1
 
 
-def open_histories(settings: Settings) -> "HistoryWriter | None":
-    """The writer of histories to Redis, if one is configured. Only then are its clients imported."""
+def open_redis_writers(settings: Settings) -> "tuple[HistoryWriter, UserWriter] | None":
+    """The writers of histories and users to Redis, if one is configured. Only then are its clients imported."""
     if not settings.redis:
         log.info("no Redis is configured: histories go to the topic only")
         return None
     from stream.history.history_writer import HistoryWriter
+    from stream.history.user_writer import UserWriter
     from stream.snapshots.redis_client import connect
 
     def source() -> Log:
@@ -63,7 +65,8 @@ def open_histories(settings: Settings) -> "HistoryWriter | None":
 
         return KafkaLog(settings)
 
-    return HistoryWriter(connect(settings), settings.topic_prefix, source=source)
+    histories = HistoryWriter(connect(settings), settings.topic_prefix, source=source)
+    return histories, UserWriter(connect(settings), source, settings.topic_prefix)
 
 
 def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | None = None) -> None:
@@ -74,7 +77,8 @@ def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | N
     options = options or JoinerOptions()
     for name in ("faust", "mode", "aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    histories = open_histories(settings)
+    writers = open_redis_writers(settings)
+    histories = writers[0] if writers else None
     names = [topic.name for topic in (EVENTS, EXAMPLES, HISTORIES, *((ORGANIC,) if rules.organic else ()))]
     services: list[JoinerService] = []
     health = Health(
@@ -108,5 +112,5 @@ def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | N
         log.info("stopped by a signal")
     finally:
         health.close()
-        if histories is not None:
-            histories.close()
+        for writer in writers or ():
+            writer.close()

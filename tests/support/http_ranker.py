@@ -20,8 +20,10 @@ from ranker.http.ranking import RankEndpoint
 from ranker.http.server import HttpServer
 from ranker.http.tokens import Tokens
 from ranker.serving.admission import AdmissionQueue
-from ranker.serving.answering import Histories, deadline_of, expired, refusal
+from ranker.serving.answering import deadline_of, expired, refusal
+from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from stream.events.types import UNKNOWN_MODEL, Item, RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, Acks, Record
 from stream.runtime.clock import now_ms
@@ -34,7 +36,7 @@ KNOWN = {"i1": Item("i1", {"genres": ["a"]}, "One", 2.0), "with/slash/": Item("w
 
 
 class FakeAnswerer:
-    """Answers with items by their order; waits while `may_answer` (`may_read` for histories) is cleared.
+    """Answers with items by their order; waits while `may_answer` (`may_read` for profiles) is cleared.
 
     `asked` has what it was asked, `observed` the replies that others made.
     """
@@ -46,17 +48,21 @@ class FakeAnswerer:
         self.may_answer.set()
         self.may_read.set()
         self.age_ms = 0.0
+        self._profiles = ProfileReader(self._read, PATIENCE_S)
 
     def left_ms(self, request: RankRequest, arrived_ms: int) -> float:
         """As if requests arrived `age_ms` ago."""
         return deadline_of(request.deadline_ms) - self.age_ms
 
-    def read_histories(self, requests: Sequence[RankRequest]) -> Histories:
-        """Nobody has anything."""
+    def _read(self, users: Sequence[str]) -> dict[str, UserProfile]:
         assert self.may_read.wait(PATIENCE_S), "the test never let it read"
-        return {request.user: [] for request in requests}
+        return {user: UserProfile([], {}) for user in users}
 
-    def answer_with(self, request: RankRequest, arrived_ms: int, histories: Histories | None) -> RankReply:
+    def begin_profiles(self, requests: Sequence[RankRequest]) -> ProfileRead:
+        """Nobody has anything."""
+        return self._profiles.begin([request.user for request in requests if request.history is None])
+
+    def answer_with(self, request: RankRequest, arrived_ms: int, profiles: ProfileRead) -> RankReply:
         """The list, or what the request provokes."""
         if self.left_ms(request, arrived_ms) <= 0:
             return expired(request, self.age_ms)

@@ -1,7 +1,7 @@
 """A request loop on a log in memory: its clocks, its ranker and its sender are the test's."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import REGISTRY
 
@@ -11,13 +11,14 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileReader
 from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
 from ranker.serving.served_model import ServedModel
 from stream.events.codec import decode_replies, encode_record
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, Settled, partition_of
 from stream.runtime.errors import LogError
@@ -88,16 +89,20 @@ class Recording(Ranker):
     bad: Exception | None = None
 
     def answer(
-        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+        self,
+        request: RankRequest,
+        profile: Callable[[], UserProfile],
+        read_s: float,
+        deadline_s: float | None = None,
     ) -> RankReply:
         """See Ranker."""
-        self.given.append((request.user, history))
+        self.given.append((request.user, profile().history if request.history is None else request.history))
         self.asked.append(request.request_id)
         self.left_ms.append(None if deadline_s is None else round((deadline_s - read_s) * 1e3, 6))
         if self.bad and request.user == "bad":
             raise self.bad
         self.clock.now_ms += COST_MS
-        return super().answer(request, history, read_s, deadline_s)
+        return super().answer(request, profile, read_s, deadline_s)
 
 
 class Bench:
@@ -124,7 +129,7 @@ class Bench:
         self.reader = self.log.group_reader(REQUESTS.name, f"ranker-{model}", member)
         self.admission = AdmissionQueue(QUEUE_MS)
         answerer = Answerer(
-            {model: ServedModel(model, self.watcher, self.ranker)}, HistoryReader(self._read, timeout_s=20), self.clock
+            {model: ServedModel(model, self.watcher, self.ranker)}, ProfileReader(self._read, patience_s=20), self.clock
         )
         replies = ReplyWriter(self.sender, reply_partitions(self.log, ["mine"]))
         return RequestLoop(
@@ -132,9 +137,9 @@ class Bench:
             clock_s=self.clock.seconds,
         )  # fmt: skip
 
-    def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
-        self.looked_up.append(list(users))
-        return {user: ["i0"] for user in users}
+    def _read(self, users: Sequence[str]) -> dict[str, UserProfile]:
+        self.looked_up.append(sorted(users))
+        return {user: UserProfile(["i0"], {}) for user in users}
 
     def ask(self, *requests: RankRequest, partition: int = 0) -> None:
         """Write a record of requests."""

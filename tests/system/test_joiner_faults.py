@@ -17,11 +17,12 @@ import redis
 from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES, HISTORIES
 from stream.events.types import LATE_POSITIVE, RETRACTION
-from stream.history.histories import decode_changes, read_histories
+from stream.history.histories import decode_changes
 from stream.log.protocol import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import clean_environment
 from tests.support.join_oracle import net_of
+from tests.support.redis_histories import read_histories
 from tests.support.stack_faults import stop_server
 from tests.support.system_labels import judged, labels_by_events, positive
 from tests.support.waiting import wait_until

@@ -26,6 +26,7 @@ from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, Layout, build_page, statistics_of
 from stream.features.statistics import Statistics, StatisticsProgram
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadSnapshot, SpecError
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.columns import Statistic
@@ -136,7 +137,7 @@ def test_retrieval_orders_by_kinds_that_sum_labels(kind: Measure) -> None:
     served = walk.follower.served
     assert served is not None
     assert (install_statistic(served.version.plan) is not None) == (KINDS[kind].learn == LEARN_LABELS)
-    reply = walk.ranker.answer(RankRequest("r", "u1", 5), [], time.monotonic())
+    reply = walk.ranker.answer(RankRequest("r", "u1", 5), lambda: UserProfile([], {}), time.monotonic())
     assert (len(reply.items), reply.scored, reply.version) == (5, 30, 1)
 
 

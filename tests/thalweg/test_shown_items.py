@@ -13,6 +13,7 @@ from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.types import Item, RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
@@ -51,7 +52,7 @@ def store(model: Model) -> MemoryStore:
 def answered(pools: EntityCache, follower: VersionWatcher, had: list[str]) -> RankReply:
     """The reply to a request without candidates."""
     ranker = Ranker(pools, follower, Scorer(1), lambda: 1)
-    return ranker.answer(RankRequest("r", "u1", 1_000), had, time.monotonic())
+    return ranker.answer(RankRequest("r", "u1", 1_000), lambda: UserProfile(had, {}), time.monotonic())
 
 
 def test_items_that_were_only_shown_are_retrieved(store: MemoryStore) -> None:

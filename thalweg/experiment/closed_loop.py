@@ -23,7 +23,7 @@ from producers.store.world import StoreWorld
 from ranker.ranking.entity_cache import EntityCache
 from stream.events.codec import decode_entity
 from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, ITEMS, ORGANIC, USERS
-from stream.events.types import Item, User
+from stream.events.types import Item, User, Value
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
@@ -68,6 +68,7 @@ class ClosedLoop:
         self.clock = VirtualClock(self.world.start_ms)
         self.log = MemoryLog(TOPICS, self.clock.wall_ms)
         self._cache, self._layout = EntityCache(), Layout(self.spec)
+        self._attributes: dict[str, dict[str, Value]] = {}  # of users
         members = ("wide", "deep") if ENSEMBLE in self.arms else ()
         self.served: dict[str, ServedModel] = {}
         self._learners: dict[str, ServedModel | PeerModel] = {}
@@ -92,7 +93,7 @@ class ClosedLoop:
     def add_model(self, name: str, spec: Spec, parts: Sequence[PartName]) -> None:
         """Let a model learn all traffic, at these rates of its own: an arm's, or one that serves nobody."""
         spec = msgspec.structs.replace(spec, name=f"{self.spec.name}-{name}", parts=list(parts))
-        model = ServedModel(spec, self.seed, self.log, self._cache, self.clock.wall_ms)
+        model = ServedModel(spec, self.seed, self.log, self._cache, self._attributes, self.clock.wall_ms)
         self.served[name] = self._learners[name] = self._predictors[name] = model
 
     def add_peer(self, name: str, rates: PeerRates) -> None:
@@ -180,7 +181,7 @@ class ClosedLoop:
                 self._cache.put(item.item, item)
         while records := self._users.poll(0.0, 10_000):
             for user in (decode_entity(record.value or b"", User) for record in records):
-                self._cache.users[user.user] = user.attributes
+                self._attributes[user.user] = user.attributes
 
     def _arm(self, name: str) -> Arm:
         """Arms without a ranker get their features from the first model's."""

@@ -1,7 +1,7 @@
 """A model that learns and is served, in one thread: learner, publisher and ranker without their processes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,11 +17,13 @@ from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving import served_model as serving
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileReader
 from ranker.serving.reply_writer import ReplyWriter
 from ranker.serving.request_loop import RequestLoop
 from stream.events.topics import EXAMPLES, REPLIES, REQUESTS
+from stream.events.types import Value
 from stream.features.serve_as import as_served
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
@@ -29,15 +31,24 @@ from stream.tables.dtypes import F32, U64
 
 KEEP_VERSIONS: Final = 2
 RETAIN_EVERY: Final = 64  # versions
+PATIENCE_S: Final = 600.0  # results don't depend on the machine's speed
 
 
 class ServedModel:
     """Learns `examples` of a shared log, publishes on demand, and answers the requests of a log of its own.
 
-    It holds nothing out: all arms learn the same examples, and nothing here rolls back.
+    `attributes` are users'. It holds nothing out: all arms learn the same examples, and nothing here rolls back.
     """
 
-    def __init__(self, spec: Spec, seed: int, examples: MemoryLog, cache: EntityCache, now_ms: Callable[[], int]):
+    def __init__(
+        self,
+        spec: Spec,
+        seed: int,
+        examples: MemoryLog,
+        cache: EntityCache,
+        attributes: Mapping[str, Mapping[str, Value]],
+        now_ms: Callable[[], int],
+    ):
         self._learning = RetrainSchedule(Model(spec.without_holdout(), seed))
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
@@ -50,9 +61,14 @@ class ServedModel:
         self._watcher = VersionWatcher(self._store, spec.name, cache, now_ms)
         self._scorer = Scorer(1)
         served = serving.ServedModel(spec.name, self._watcher, Ranker(cache, self._watcher, self._scorer, now_ms))
+
+        def read(users: Sequence[str]) -> dict[str, UserProfile]:
+            return {user: UserProfile(None, attributes.get(user)) for user in users}  # requests bring their histories
+
+        self._profiles = ProfileReader(read, PATIENCE_S)
         self._requests = RequestLoop(
             self.log.group_reader(REQUESTS.name, "ranker", "0"), ReplyWriter(self.log.sender("1"), {REPLIES.name: 1}),
-            Answerer({spec.name: served}, HistoryReader(_no_histories), now_ms), AdmissionQueue(math.inf), now_ms,
+            Answerer({spec.name: served}, self._profiles, now_ms), AdmissionQueue(math.inf), now_ms,
             model=spec.name,
         )  # fmt: skip
 
@@ -117,8 +133,5 @@ class ServedModel:
 
     def close(self) -> None:
         """End its threads."""
+        self._profiles.close()
         self._scorer.close()
-
-
-def _no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
-    raise AssertionError("requests bring their histories")

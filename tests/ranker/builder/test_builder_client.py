@@ -8,13 +8,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ranker.builder import builder_client
 from ranker.builder.blocks import allocate, array_ref, block_of, map_arrays
 from ranker.builder.builder_client import BuilderClient, BuilderProcess, start_builder
 from ranker.builder.builder_worker import serve
+from ranker.builder.version_saver import VersionSaver
+from ranker.builder.wire import SaveRequest
+from ranker.kernels.item_activation_cache import ActivationCache, ItemInputs
+from ranker.kernels.net import Embeddings, Net
+from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version, score_features
@@ -22,10 +29,12 @@ from ranker.versions.version_loader import VersionLoader, load_version
 from stream.runtime.errors import BadSnapshot, StoreUnavailable
 from stream.runtime.settings import Settings
 from stream.snapshots.item_names import ITEMS_PART, pack_names
-from stream.snapshots.manifest import PartVersion
+from stream.snapshots.manifest import UNDECIDED, Decision, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
+from stream.snapshots.version_files import VersionFiles
+from stream.tables.dtypes import F32
 from tests.support.random_models import ToyModel, some_spec
 from tests.support.waiting import wait_until
 from thalweg.stack.server import start_time
@@ -42,8 +51,8 @@ def in_a_thread(store: MemoryStore, loaders: list[VersionLoader] | None = None) 
             loaders.append(loader)
 
         def work() -> None:
-            with theirs:
-                serve(theirs, loader)
+            with theirs, closing(VersionSaver(store)) as saver:
+                serve(theirs, loader, saver)
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -82,6 +91,12 @@ def building(store: MemoryStore) -> Iterator[BuilderClient]:
         yield builder
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder always knows the hottest items."""
+    monkeypatch.setattr(builder_client, "HOTTEST_EVERY_S", 0.0)
+
+
 @pytest.mark.parametrize("parts", [["wide", "deep"], ["wide"], ["deep"]])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> None:
@@ -103,6 +118,37 @@ def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> No
             older.append((there, scores(here)))
         for version, had in older:
             assert scores(version) == had
+
+
+def test_new_dense_layers_come_with_the_hottest_items_parts(
+    model_and_store: tuple[ToyModel, MemoryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ranker computes none that the builder could: it gets those of all items that it ranked."""
+    model, store = model_and_store
+    given: list[int] = []
+    Known = tuple[ItemInputs, F32] | None
+
+    def noted(
+        plan: Plan, embeddings: Embeddings, net: Net, before: ActivationCache | None, known: Known
+    ) -> ActivationCache:
+        given.append(0 if known is None else len(known[0].keys))
+        return ActivationCache(plan, embeddings, net, None, known)
+
+    monkeypatch.setattr(builder_client, "ActivationCache", noted)
+    page, items = model.page(30), [0]
+    with building(store) as builder:
+        version = builder.load(1)
+        for number in (2, 3, 4):
+            score_features(version, page.tobytes(), 30)
+            assert version.tower is not None
+            items.append(version.tower.items.live.table.count - 1)
+            model.learn()
+            model.publish(store)
+            version = builder.load(number, version)
+        loader = VersionLoader(store, "m")
+        assert (score_features(version, page.tobytes(), 30) == score_features(loader.load(4), page.tobytes(), 30)).all()
+    assert given == items
+    assert items[1] > 10
 
 
 def test_names_of_shown_items_come_along() -> None:
@@ -192,6 +238,56 @@ def test_who_has_another_version_gets_all_of_the_next(model_and_store: tuple[Toy
             version, page = builder.load(number, previous), model.page(9)
             want = score_features(load_version(store, "m", number), page.tobytes(), 9)
             assert (score_features(version, page.tobytes(), 9) == want).all()
+
+
+def test_the_builder_saves_what_is_live(model_and_store: tuple[ToyModel, MemoryStore], tmp_path: Path) -> None:
+    """Version and decision are in the folder when `save` returns, and serve a start without a store."""
+    model, store = model_and_store
+    files = VersionFiles(tmp_path / "saved")
+    with building(store) as builder:
+        for number in (1, 2):
+            builder.save(files, builder.load(number).manifest, Decision(number, number))
+            assert (files.decision(), VersionLoader(files, "m").load(number).number) == (
+                Decision(number, number),
+                number,
+            )
+            model.learn()
+            model.publish(store)
+
+
+def test_a_save_that_fails_is_tried_again(model_and_store: tuple[ToyModel, MemoryStore], tmp_path: Path) -> None:
+    """Its reason is raised where it was asked for; builds go on."""
+    _, store = model_and_store
+    folder = tmp_path / "saved"
+    folder.write_text("a file in its place")
+    files = VersionFiles(folder)
+    with building(store) as builder:
+        manifest = builder.load(1).manifest
+        for _ in range(2):
+            with pytest.raises(OSError, match="saved"):
+                builder.save(files, manifest, UNDECIDED)
+        folder.unlink()
+        builder.save(files, manifest, UNDECIDED)
+    assert files.load() == manifest
+
+
+def test_a_save_in_the_way_of_another_is_waited_for() -> None:
+    """One save at a time: the next one begins when the one before is done, and each asks for its own."""
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(VersionSaver):
+        def _save(self, request: SaveRequest) -> None:
+            began.set()
+            assert go_on.wait(20)
+
+    first, second = (SaveRequest(folder, b"", UNDECIDED) for folder in ("a", "b"))
+    with closing(Slow(MemoryStore("m"))) as saver:
+        assert not saver.ask(first).done
+        assert began.wait(20)
+        assert not saver.ask(second).done
+        go_on.set()
+        wait_until(lambda: saver.ask(first).done)
+        wait_until(lambda: saver.ask(second).done)
 
 
 def test_a_builder_that_dies_is_followed_by_another(model_and_store: tuple[ToyModel, MemoryStore]) -> None:

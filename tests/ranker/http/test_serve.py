@@ -17,6 +17,7 @@ from ranker.serving.service import RankerService
 from stream.events.codec import decode_replies, encode, encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.events.types import RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START
 from stream.runtime.errors import LogError, SettingsError
@@ -26,9 +27,9 @@ from tests.support.random_models import ToyModel, items, some_spec
 from tests.support.waiting import wait_until
 
 
-def nobody_has_anything(users: Sequence[str], last: int) -> dict[str, list[str]]:
+def nobody_has_anything(users: Sequence[str]) -> dict[str, UserProfile]:
     """Histories of these users."""
-    return {user: [] for user in users}
+    return {user: UserProfile([], {}) for user in users}
 
 
 class Whole:

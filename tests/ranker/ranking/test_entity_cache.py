@@ -1,4 +1,4 @@
-"""Items and users in memory, read from compacted topics."""
+"""Items in memory, read from their compacted topic."""
 
 import threading
 import time
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ranker.ranking import entity_cache
-from ranker.ranking.entity_cache import EntityCache, EntityConsumer
+from ranker.ranking.entity_cache import EntityCache, ItemConsumer
+from ranker.ranking.retrieve import PopularItems
 from stream.events.codec import decode_entity, encode
-from stream.events.topics import ITEMS, ITEMS_DLQ, USERS, USERS_DLQ
+from stream.events.topics import ITEMS, ITEMS_DLQ
 from stream.events.types import DeadLetter, Item, User
 from stream.features.page_features import Layout
 from stream.log.memory_log import MemoryLog
@@ -21,8 +22,8 @@ from thalweg.views.dead_letters import read_dead_letters
 
 @pytest.fixture
 def log() -> MemoryLog:
-    """The two topics, empty."""
-    return MemoryLog({ITEMS.name: 2, USERS.name: 2}, lambda: 1)
+    """The topic, empty."""
+    return MemoryLog({ITEMS.name: 2}, lambda: 1)
 
 
 @pytest.fixture
@@ -33,11 +34,10 @@ def stop() -> Iterator[threading.Event]:
     event.set()
 
 
-def put(log: MemoryLog, *entities: Item | User) -> None:
-    """Write entities as producers do."""
-    for n, entity in enumerate(entities):
-        topic, key = (ITEMS, entity.item) if isinstance(entity, Item) else (USERS, entity.user)
-        log.send(topic.name, n % 2, encode(entity), key.encode())
+def put(log: MemoryLog, *items: Item) -> None:
+    """Write items as producers do."""
+    for n, item in enumerate(items):
+        log.send(ITEMS.name, n % 2, encode(item), item.item.encode())
 
 
 def layout() -> Layout:
@@ -47,18 +47,19 @@ def layout() -> Layout:
 
 def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: threading.Event) -> None:
     """`ready` means read to the end as of start: replaced entities are replaced, taken-back ones are gone."""
-    put(log, Item("a"), Item("b"), Item("c"), User("u", {"age": 1.0}), User("v"))
+    put(log, Item("a"), Item("b"), Item("c"))
     log.send(ITEMS.name, 0, encode(Item("a", title="new")), b"a")
     log.send(ITEMS.name, 1, None, b"b")
-    log.send(USERS.name, 0, b"\xc1 no user", b"x")
-    log.send(USERS.name, 0, encode(User("w", {"age": 2.0})), b"w")
     cache = EntityCache()
-    for topic in (ITEMS, USERS):
-        consumer = EntityConsumer(log, topic.name, cache)
-        threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
-        assert consumer.ready.wait(20)
+    consumer = ItemConsumer(log, cache)
+    threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+    assert consumer.ready.wait(20)
     assert {name: item.title for name, item in cache.items.items()} == {"a": "new", "c": ""}
-    assert cache.users == {"u": {"age": 1.0}, "v": {}, "w": {"age": 2.0}}
+
+
+def by_popularity(cache: EntityCache) -> list[str]:
+    """Known items in the order in which they're retrieved without a model."""
+    return PopularItems().reorder(None, cache.columns)
 
 
 def test_items_that_were_only_shown_come_last() -> None:
@@ -67,11 +68,11 @@ def test_items_that_were_only_shown_come_last() -> None:
     for item in (Item("a", popularity=1.0), Item("b", popularity=2.0)):
         cache.put(item.item, item)
     cache.set_shown(("a", "x", "y"))
-    assert cache.by_popularity(0.0) == ["b", "a", "x", "y"]
+    assert by_popularity(cache) == ["b", "a", "x", "y"]
     cache.put("x", Item("x", popularity=3.0))
-    assert cache.by_popularity(0.0) == ["x", "b", "a", "y"]
+    assert by_popularity(cache) == ["x", "b", "a", "y"]
     cache.set_shown(("z",))
-    assert cache.by_popularity(0.0) == ["x", "b", "a", "z"]
+    assert by_popularity(cache) == ["x", "b", "a", "z"]
 
 
 def test_what_was_taken_back_isnt_known_though_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,9 +83,9 @@ def test_what_was_taken_back_isnt_known_though_it_was_shown(monkeypatch: pytest.
     cache.set_shown(("a", "x"))
     for name in ("a", "x"):
         cache.put(name, None)
-    assert (cache.by_popularity(0.0), cache.is_deleted("a"), cache.is_deleted("x")) == ([], True, True)
+    assert (by_popularity(cache), cache.is_deleted("a"), cache.is_deleted("x")) == ([], True, True)
     cache.put("a", Item("a"))
-    assert (cache.by_popularity(0.0), cache.is_deleted("a")) == (["a"], False)
+    assert (by_popularity(cache), cache.is_deleted("a")) == (["a"], False)
     for name in ("x", "b", "c"):
         cache.put(name, None)
     assert [cache.is_deleted(name) for name in ("x", "b", "c")] == [False, True, True]
@@ -106,17 +107,16 @@ class Shaky(MemoryLog):
 def test_bad_records_become_dead_letters(stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     """Undecodable bytes and wrong types, each with its reason and offset; valid records are cached."""
     monkeypatch.setattr(entity_cache, "RETRY_S", 0.01)
-    shaky = Shaky({ITEMS.name: 2, USERS.name: 2, ITEMS_DLQ.name: 1, USERS_DLQ.name: 1}, lambda: 1)
+    shaky = Shaky({ITEMS.name: 2, ITEMS_DLQ.name: 1}, lambda: 1)
     put(shaky, Item("a"), Item("b"))
     shaky.send(ITEMS.name, 1, b"\xc1", b"x")
     shaky.send(ITEMS.name, 0, encode(User("u")), b"y")
     shaky.send(ITEMS.name, 0, None, b"\xff")
     shaky.send(ITEMS.name, 0, encode(Item("c")), b"c")
     cache = EntityCache()
-    consumers = [EntityConsumer(shaky, topic.name, cache, shaky.again) for topic in (ITEMS, USERS)]
-    for consumer in consumers:
-        threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
-        assert consumer.ready.wait(20)
+    consumer = ItemConsumer(shaky, cache, shaky.again)
+    threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+    assert consumer.ready.wait(20)
     end = time.monotonic() + 20
     while shaky.ends(ITEMS_DLQ.name) != {0: 3}:
         assert time.monotonic() < end
@@ -128,7 +128,6 @@ def test_bad_records_become_dead_letters(stop: threading.Event, monkeypatch: pyt
     }  # fmt: skip
     assert "not a Item" in dead_letters[b"1/1"].message
     assert set(cache.items) == {"a", "b", "c"}
-    assert shaky.ends(USERS_DLQ.name) == {0: 0}
 
 
 def test_dead_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
@@ -136,9 +135,7 @@ def test_dead_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
     log = MemoryLog({ITEMS.name: 2, ITEMS_DLQ.name: 1}, lambda: 1)
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     for copies in (1, 2, 3):
-        threading.Thread(
-            target=EntityConsumer(log, ITEMS.name, EntityCache(), lambda: log).run, args=(stop,), daemon=True
-        ).start()
+        threading.Thread(target=ItemConsumer(log, EntityCache(), lambda: log).run, args=(stop,), daemon=True).start()
         end = time.monotonic() + 20
         while log.ends(ITEMS_DLQ.name) != {0: copies}:
             assert time.monotonic() < end
@@ -151,7 +148,7 @@ def test_dead_letters_that_cannot_be_written_stop_nothing(log: MemoryLog, stop: 
     """Without a topic for dead letters (no `thalweg apply-topics` since) the rest is read on."""
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     cache = EntityCache()
-    consumer = EntityConsumer(log, ITEMS.name, cache, lambda: log)
+    consumer = ItemConsumer(log, cache, lambda: log)
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
     put(log, Item("a"))
@@ -163,7 +160,7 @@ def test_dead_letters_that_cannot_be_written_stop_nothing(log: MemoryLog, stop: 
 
 def test_empty_topics_are_read_at_once(log: MemoryLog, stop: threading.Event) -> None:
     """A topic without records doesn't keep a ranker from being ready."""
-    consumer = EntityConsumer(log, ITEMS.name, EntityCache())
+    consumer = ItemConsumer(log, EntityCache())
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
 
@@ -181,13 +178,14 @@ def test_a_catalogue_is_kept_up_to_date() -> None:
 
 
 def test_rows_that_nobody_needs_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown candidates and replaced items don't fill memory for ever: the catalogue is rebuilt without them."""
+    """Replaced items don't fill memory for ever: the catalogue is rebuilt without them."""
     monkeypatch.setattr(entity_cache, "STALE_ROWS_MAX", 10)
     cache = EntityCache()
     for item in items(3):
         cache.put(item.item, item)
     first = cache.catalogue(layout())
-    cache.rows(first, [f"nobody {n}" for n in range(20)])
+    for n in range(20):
+        cache.put("i1", Item("i1", title=f"title {n}"))
     second = cache.catalogue(layout())
     assert second is not first
     assert set(second.row) == {"i0", "i1", "i2"}

@@ -17,15 +17,18 @@ from stream.events.codec import decode_events, encode, encode_record
 from stream.events.types import EVENT_BYTES_MAX, Impression, Item, RankReply, RankRequest, Value
 from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import Catalogue, build_page
+from stream.features.page_features import Catalogue, build_page, id_of, seed_of
 from stream.features.page_kernels import open_page
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
+from stream.tables.dtypes import U64
 from tests.support.random_models import COLUMNS, HELD, ToyModel, items, some_spec
 
 NOW_MS = 4_000_000
+ATTRIBUTES: dict[str, Value] = {"age": 30.0, "likes": ["a"]}  # of u1
 
 
 class House:
@@ -37,7 +40,6 @@ class House:
         self.cache = EntityCache()
         for item in items(30):
             self.cache.put(item.item, item)
-        self.cache.users["u1"] = {"age": 30.0, "likes": ["a"]}
         self.watcher = VersionWatcher(self.store, "m", self.cache, lambda: NOW_MS)
         self.scorer = Scorer(threads, batch_items=4)
         self.ranker = Ranker(self.cache, self.watcher, self.scorer, lambda: NOW_MS)
@@ -48,10 +50,11 @@ class House:
         self.model.publish(self.store)
         assert self.watcher.step(), self.watcher.rejection
 
-    def answer(self, history: list[str] | None = None, **request: object) -> RankReply:
-        """The reply to a request of u1; without a history unless one is given."""
-        given = {"request_id": "r", "user": "u1", "k": 5, **request}
-        return self.ranker.answer(RankRequest(**given), history, time.monotonic())  # type: ignore[arg-type]
+    def answer(self, known: list[str] | None = None, **request: object) -> RankReply:
+        """The reply to a request of u1; without a known history unless one is given."""
+        given = RankRequest(**{"request_id": "r", "user": "u1", "k": 5, **request})  # type: ignore[arg-type]
+        profile = UserProfile(known, ATTRIBUTES if given.user == "u1" else None)
+        return self.ranker.answer(given, lambda: profile, time.monotonic())
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_unknown_candidates_leave_nothing_behind(house: House) -> None:
     for item in items(30):
         known.put(item)
     layout = served.version.plan.layout
-    user = layout.user("u1", house.cache.users["u1"], ["i2"], {})
+    user = layout.user("u1", ATTRIBUTES, ["i2"], {})
     words = build_page(layout, user, known, known.rows(["nobody", "i1"]), reply.time_ms)
     ranked = rank_with(served.version, words, reply.time_ms, 2, house.scorer)
     assert (ranked.scores, ranked.features) == (reply.scores, reply.features)
@@ -146,7 +149,7 @@ hidden_units = [4]
         assert (reply.items, reply.scores) == (replies[0].items, replies[0].scores)
         assert np.abs(score_features(version, reply.features, 5) - reply.scores).max() <= 1e-5
         layout, catalogue = house.model.layout, house.model.catalogue
-        user = layout.user("u1", house.cache.users["u1"], ["i1"], context)
+        user = layout.user("u1", ATTRIBUTES, ["i1"], context)
         page = build_page(layout, user, catalogue, catalogue.rows(reply.items), reply.time_ms)
         base = open_page(page, version.plan.layout.size_array).at.base_rate  # after all that is the user's
         assert page.tobytes()[: 4 * base] == reply.features[: 4 * base]
@@ -178,14 +181,23 @@ def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
     house.publish()
     served = house.watcher.served
     assert served is not None
-    names = house.cache.by_popularity()
-    installs = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
+    names = [item.item for item in sorted(house.cache.items.values(), key=lambda item: -item.popularity)]
+    installs = installs_of(served.version, ids_of(names))
     assert installs is not None
     assert installs.max() > 0
     order = [names[i] for i in np.argsort(-installs, kind="stable")]
     assert house.watcher.popular.items == order
     reply = house.answer(order[:3], k=1000)
     assert set(reply.items) == set(order[3:])
+
+
+def test_what_the_user_has_is_left_out_however_long_ago_it_came(house: House) -> None:
+    """The whole history counts, also what no column has room for."""
+    house.publish()
+    have = [f"i{n}" for n in range(25)]
+    assert house.model.layout.history_last < 25
+    assert set(house.answer(have, k=1000).items) == {f"i{n}" for n in range(25, 30)}
+    assert set(house.answer([], k=1000, history=have).items) == {f"i{n}" for n in range(25, 30)}
 
 
 def test_installs_are_the_statistics_sums(house: House) -> None:
@@ -232,13 +244,18 @@ organic = "examples"
     assert install_statistic(alone) == (alone.program.crosses.salts[0], 3_600_000.0)
 
 
+def ids_of(names: list[str]) -> U64:
+    """The ids by which statistics know items."""
+    return np.array([id_of(seed_of("item.id"), name) for name in names], np.uint64)
+
+
 def _installs(house: House, watermark_ms: int) -> dict[str, float]:
     house.model.publish(house.store, watermark_ms=watermark_ms)
     house.watcher.step()
     served = house.watcher.served
     assert served is not None
     names = list(house.cache.items)
-    found = installs_of(served.version, served.catalogue, house.cache.rows(served.catalogue, names))
+    found = installs_of(served.version, ids_of(names))
     assert found is not None
     return dict(zip(names, found.tolist(), strict=True))
 
@@ -250,13 +267,19 @@ def test_replies_say_what_was_left_out(house: House) -> None:
     assert house.answer(["i1"], user="stranger").notes == ["no_user"]
     assert house.answer(["i1"], user="stranger", attributes={"age": 3.0}).notes == []
 
+    def unasked() -> UserProfile:
+        raise AssertionError("the request brings all")
+
+    request = RankRequest("r", "stranger", history=[], attributes={})
+    assert house.ranker.answer(request, unasked, time.monotonic()).notes == []
+
 
 def test_a_passed_deadline_answers_with_the_first_batch(house: House) -> None:
     """Past its deadline a request is answered with what is scored, at least one batch, and says so."""
     house.publish()
     request = RankRequest("r", "u1", 100, candidates=[f"i{i}" for i in range(30)])
     read_s = time.monotonic()
-    reply = house.ranker.answer(request, [], read_s, read_s - 1.0)
+    reply = house.ranker.answer(request, lambda: UserProfile([], ATTRIBUTES), read_s, read_s - 1.0)
     assert (reply.scored, len(reply.items), reply.notes) == (4, 4, ["deadline"])
     assert set(reply.items) <= {f"i{i}" for i in range(4)}
 

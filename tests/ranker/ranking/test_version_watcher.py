@@ -240,14 +240,28 @@ def test_freshness_is_measured_by_the_first_reply() -> None:
     freshness.swapped_in(5, 0, [(5, [1_800])], 2_100)
     before = metric("freshness_seconds_count"), metric("freshness_seconds_sum")
     freshness.replied(3, 2_200)
+    freshness.observe()
     assert metric("freshness_seconds_count") == before[0]
     freshness.replied(4, 2_500)
+    freshness.observe()
     assert metric("freshness_seconds_count") - before[0] == 2
     assert metric("freshness_seconds_sum") - before[1] == pytest.approx(2.5)
     freshness.replied(4, 9_000)
+    freshness.observe()
     freshness.replied(5, 2_800)
+    freshness.observe()
     assert metric("freshness_seconds_count") - before[0] == 3
     assert metric("freshness_seconds_sum") - before[1] == pytest.approx(3.5)
+
+
+def test_a_reply_before_its_version_is_counted_in_counts() -> None:
+    """Requests don't wait until a swap is noted: the reply is remembered, and observed after it."""
+    freshness = FreshnessTracker()
+    before = metric("freshness_seconds_count")
+    freshness.replied(4, 2_000)
+    freshness.swapped_in(4, 0, [(4, [1_000])], 2_100)
+    freshness.observe()
+    assert metric("freshness_seconds_count") - before == 1
 
 
 def test_freshness_of_the_deep_part_is_measured_by_its_first_reply() -> None:
@@ -261,18 +275,24 @@ def test_freshness_of_the_deep_part_is_measured_by_its_first_reply() -> None:
 
     freshness.swapped_in(4, 2, [(3, [1_000]), (4, [1_500])], 2_000)
     freshness.replied(4, 2_200)
+    freshness.observe()
     assert found() == (0, 0)
     freshness.swapped_in(6, 4, [(5, [1_800]), (6, [1_900])], 2_300)
     freshness.replied(4, 2_300)
+    freshness.observe()
     assert found() == (0, 0), "the reply was by the version before"
     freshness.replied(6, 2_500)
+    freshness.observe()
     assert found() == (2, 2_500)
     freshness.replied(6, 9_000)
+    freshness.observe()
     freshness.swapped_in(7, 7, [(7, [])], 2_600)
     freshness.replied(7, 2_700)
+    freshness.observe()
     assert found() == (4, 4_200)
     freshness.swapped_in(8, 0, [(8, [1_000])], 2_800)
     freshness.replied(8, 2_900)
+    freshness.observe()
     assert found() == (4, 4_200)
 
 
@@ -298,6 +318,7 @@ def test_the_deep_part_of_skipped_versions_counts(
         model.publish_parts(store, {**model.parts, "deep": deep})
     watcher.step()
     watcher.freshness.replied(4, 2_000_100)
+    watcher.freshness.observe()
     assert metric("freshness_deep_seconds_count") - before == 2
 
 

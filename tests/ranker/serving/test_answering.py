@@ -1,6 +1,6 @@
 """A request and its arrival in, a reply out: whatever is wrong with a request, it has a reply that says so."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -9,9 +9,10 @@ from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.answering import Answerer, shed
-from ranker.serving.history import HistoryReader
+from ranker.serving.profile_reader import ProfileReader
 from ranker.serving.served_model import ServedModel
 from stream.events.types import RankReply, RankRequest
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.random_models import items
@@ -33,14 +34,19 @@ class Recording(Ranker):
     failure: Exception | None = None
 
     def answer(
-        self, request: RankRequest, history: Sequence[str] | None, read_s: float, deadline_s: float | None = None
+        self,
+        request: RankRequest,
+        profile: Callable[[], UserProfile],
+        read_s: float,
+        deadline_s: float | None = None,
     ) -> RankReply:
         """See Ranker."""
+        history = profile().history if request.history is None else request.history
         self.asked = [*getattr(self, "asked", []), (request.request_id, history)]
         self.left_ms = None if deadline_s is None else round((deadline_s - read_s) * 1e3, 6)
         if self.failure:
             raise self.failure
-        return super().answer(request, history, read_s, deadline_s)
+        return super().answer(request, profile, read_s, deadline_s)
 
 
 class Bench:
@@ -52,7 +58,7 @@ class Bench:
         self.looked_up: list[list[str]] = []
         self.rankers: dict[str, Recording] = {}
         models = {name: self._model(name) for name in ("first", "second")}
-        self.answerer = Answerer(models, HistoryReader(self._read, timeout_s=20), self.clock)
+        self.answerer = Answerer(models, ProfileReader(self._read, patience_s=20), self.clock)
 
     def _model(self, name: str) -> ServedModel:
         cache = EntityCache()
@@ -62,9 +68,9 @@ class Bench:
         self.rankers[name] = Recording(cache, watcher, self.scorer, self.clock)
         return ServedModel(name, watcher, self.rankers[name])
 
-    def _read(self, users: Sequence[str], last: int) -> dict[str, list[str]]:
+    def _read(self, users: Sequence[str]) -> dict[str, UserProfile]:
         self.looked_up.append(list(users))
-        return {user: [f"of-{user}"] for user in users}
+        return {user: UserProfile([f"of-{user}"], {}) for user in users}
 
     def asked(self) -> dict[str, list[tuple[str, Sequence[str] | None]]]:
         """What each model's ranker was asked."""
@@ -113,19 +119,19 @@ def test_age_counts_from_arrival(bench: Bench, deadline_ms: int, age_ms: int, le
 
 
 def test_what_a_request_brings_is_not_looked_up(bench: Bench) -> None:
-    """Its own history is used, also an empty one."""
+    """Its own history is used, also an empty one, and its own attributes."""
     for request_id, history in (("1", ["i1"]), ("2", [])):
-        bench.answerer.answer(RankRequest(request_id, "u", history=history), 10_000)
+        bench.answerer.answer(RankRequest(request_id, "u", history=history, attributes={}), 10_000)
     assert (bench.looked_up, bench.asked()["first"]) == ([], [("1", ["i1"]), ("2", [])])
 
 
-def test_many_histories_are_one_look_up(bench: Bench) -> None:
+def test_many_profiles_are_one_look_up(bench: Bench) -> None:
     """A batch of requests asks once, for each user once."""
     batch = [RankRequest("1", "u"), RankRequest("2", "v", history=[]), RankRequest("3", "w"), RankRequest("4", "u")]
-    histories = bench.answerer.read_histories(batch)
+    profiles = bench.answerer.begin_profiles(batch)
     for request in batch:
-        bench.answerer.answer_with(request, 10_000, histories)
-    assert bench.looked_up == [["u", "w"]]
+        bench.answerer.answer_with(request, 10_000, profiles)
+    assert bench.looked_up == [["u", "v", "w"]]
     assert dict(bench.asked()["first"]) == {"1": ["of-u"], "2": [], "3": ["of-w"], "4": ["of-u"]}
 
 

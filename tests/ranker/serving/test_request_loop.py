@@ -34,13 +34,15 @@ def test_each_request_has_its_reply(bench: Bench) -> None:
     assert bench.loop.poll_once(0) == 0
 
 
-def test_histories_are_read_once_a_poll(bench: Bench) -> None:
-    """One look-up for all users of a poll who brought no history; who did isn't looked up."""
-    bench.ask(RankRequest("1", "u"), RankRequest("2", "v", history=["i5"]), RankRequest("3", "w"))
+def test_profiles_are_read_once_a_poll(bench: Bench) -> None:
+    """One look-up for all users of a poll, but of those whose requests bring history and attributes."""
+    bench.ask(
+        RankRequest("1", "u"), RankRequest("2", "v", history=["i5"], attributes={}), RankRequest("3", "w", history=[])
+    )
     bench.ask(RankRequest("4", "u"), partition=1)
     bench.loop.poll_once(0)
     assert bench.looked_up == [["u", "w"]]
-    assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", ["i0"])]
+    assert sorted(bench.ranker.given) == [("u", ["i0"]), ("u", ["i0"]), ("v", ["i5"]), ("w", [])]
 
 
 def test_bad_requests_become_dead_letters_and_cost_only_themselves(bench: Bench) -> None:

@@ -9,8 +9,9 @@ import pytest
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
 from stream.events.codec import encode_record
-from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
+from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import RankRequest
+from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Log
 from stream.runtime.clock import now_ms
@@ -27,7 +28,7 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def memory() -> MemoryLog:
     """The ranker's topics in memory."""
-    topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS, USERS)
+    topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS)
     return MemoryLog({topic.name: 1 if topic is REQUESTS_DLQ else 2 for topic in topics}, now_ms)
 
 
@@ -54,14 +55,14 @@ class Running:
         assert not self.thread.is_alive()
 
 
-def no_histories(users: Sequence[str], last: int) -> dict[str, list[str]]:
+def nothing_installed(users: Sequence[str]) -> dict[str, UserProfile]:
     """Nobody has anything."""
-    return {user: [] for user in users}
+    return {user: UserProfile([], {}) for user in users}
 
 
 def ranker(store: MemoryStore, files: VersionFiles | None = None) -> RankerService:
     """A service of one model."""
-    return RankerService({"m": ModelSource(store, files)}, no_histories, threads=2)
+    return RankerService({"m": ModelSource(store, files)}, nothing_installed, threads=2)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_several_models_in_one_ranker(memory: MemoryLog) -> None:
     toy().publish(store)
     write_items(memory)
     sources = {"m": ModelSource(store), "n": ModelSource(MemoryStore("n"))}
-    running = Running(RankerService(sources, no_histories, threads=1), lambda: memory)
+    running = Running(RankerService(sources, nothing_installed, threads=1), lambda: memory)
     wait_until(lambda: running.service.ready()[1].startswith("ready (m: version 1, n: no model yet"))
     caller = Caller(memory)
     for model in ("", "m", "n", "n"):

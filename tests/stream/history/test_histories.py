@@ -19,7 +19,6 @@ from stream.history.histories import (
     decode_changes,
     history_key,
     marker_key,
-    read_histories,
     rebuild_histories,
     wipe_histories,
 )
@@ -38,6 +37,7 @@ from stream.log.protocol import Log, Record
 from stream.runtime.errors import LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.plain_writer import written
+from tests.support.redis_histories import read_histories
 from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack

@@ -11,20 +11,21 @@ from dataclasses import replace
 import pytest
 import redis
 
-from stream.events.codec import decode_entity, decode_examples
-from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES
-from stream.events.types import DeadLetter, History, Impression, Install, Organic
-from stream.history.histories import read_histories
+from stream.events.codec import decode_entity, decode_examples, encode
+from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, HISTORIES, USERS
+from stream.events.types import DeadLetter, History, Impression, Install, Organic, User
+from stream.history.profiles import UserProfile, read_profiles
 from stream.log.protocol import partition_of
 from stream.runtime.health import run_file
 from stream.spec.parts import Policy
 from tests.support.join_oracle import net_of
 from tests.support.kafka_joiner import QUICK, World, page, running
+from tests.support.redis_histories import read_histories
 from tests.support.waiting import wait_until
 
 
 def test_what_comes_in_goes_out(world: World) -> None:
-    """Labels, dead letters, histories in topic and (wiped, too) Redis, metrics; SIGTERM ends it."""
+    """Labels, dead letters, histories, users' profiles in (wiped, too) Redis, metrics; SIGTERM ends it."""
     cache = redis.Redis.from_url(world.settings.redis)
     prefix = world.settings.topic_prefix
     now = int(time.time() * 1000)
@@ -36,6 +37,9 @@ def test_what_comes_in_goes_out(world: World) -> None:
         world.send(Install("v", "a", now, "j", retracted=True))
         wait_until(lambda: len(net_of(world.examples())) == 4)
         wait_until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        world.log.send(USERS.name, 1, encode(User("u", {"age": 30.0})), b"u")
+        profiles = {"u": UserProfile(["a", "b"], {"age": 30.0}), "v": UserProfile([], None)}
+        wait_until(lambda: read_profiles(cache, ["u", "v"], prefix) == profiles)
         assert net_of(world.examples()) == world.oracle()
         assert [decode_entity(r.value or b"", DeadLetter).original for r in world.all_of(EVENTS_DLQ.name)] == [
             b"rubbish",
@@ -47,8 +51,8 @@ def test_what_comes_in_goes_out(world: World) -> None:
         newest = {record.key: record.value for record in world.all_of(HISTORIES.name)}
         assert newest[b"v\x00a"] is None
         assert decode_entity(newest[b"u\x00a"] or b"", History) == History("u", "a", now)
-        cache.delete(*cache.keys(f"{prefix}{{thalweg}}:histor*"))
-        wait_until(lambda: read_histories(cache, ["u", "v"], 10, prefix) == {"u": ["a", "b"], "v": []})
+        cache.delete(*cache.keys(f"{prefix}{{thalweg}}:*"))
+        wait_until(lambda: read_profiles(cache, ["u", "v"], prefix) == profiles)
         assert world.health("livez") == "ok\n"
         assert 'thalweg_joiner_dead_letters_total{reason="undecodable"} 2.0' in world.health("metrics")
         process.send_signal(signal.SIGTERM)

@@ -24,6 +24,7 @@ from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import Impression, Install, Item, Organic, RankRequest, Tick
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Layout, words_of
+from stream.history.profiles import UserProfile
 from stream.joiner.label_rules import LabelRules, label_rules
 from stream.log.dead_letters import dead_letter
 from stream.log.memory_log import MemoryLog
@@ -89,7 +90,7 @@ def test_a_page_is_ranked_by_the_popularity_that_organic_installs_show(tmp_path:
     follower, scorer = VersionWatcher(store, SPEC.name, pools, lambda: last_ms), Scorer(1)
     assert follower.step(), follower.rejection
     asked = RankRequest("q", "u1", 3, last_ms, candidates=["i4", "i7", "i9"])
-    reply = Ranker(pools, follower, scorer, lambda: last_ms).answer(asked, [], 0.0)
+    reply = Ranker(pools, follower, scorer, lambda: last_ms).answer(asked, lambda: UserProfile([], {}), 0.0)
     scorer.close()
     found = dict(zip(reply.items, without_page(SPEC, reply.features, 3), strict=True))
     times = [event.time_ms for event in strangers(60) if isinstance(event, Install) and event.user.startswith("s")]

@@ -1,0 +1,160 @@
+"""Users' profiles from Redis within a few ms: when they are late or unavailable, ranking continues without them."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final
+
+import redis
+
+from ranker import metrics
+from ranker.serving.recent_profiles import RecentProfiles
+from stream.history.profiles import UNKNOWN, UserProfile
+
+PATIENCE_S: Final = 0.005  # how long a request waits for its user's profile, all in all
+LATE_MAX: Final = 5  # late reads in a row, after which nobody waits until one is in time again
+BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)  # between reads that fail
+USERS_MAX: Final = 1_000  # of one read: beyond, profiles aren't read
+
+log = logging.getLogger(__name__)
+
+Profiles = Mapping[str, UserProfile]
+ReadProfiles = Callable[[Sequence[str]], Profiles]
+
+
+class _Batch:
+    """Users of one read. `profiles` is empty when the read failed."""
+
+    def __init__(self, begun_s: float) -> None:
+        self.begun_s = begun_s
+        self.users: dict[str, None] = {}
+        self.profiles: Future[Profiles] = Future()
+
+
+class ProfileRead:
+    """A read that was begun. Callers do other work, then ask for the result by either method, once or repeatedly."""
+
+    def __init__(self, users: Sequence[str], batch: _Batch | None, until_s: float, recent: RecentProfiles) -> None:
+        self._users, self._batch, self._until_s, self._recent = users, batch, until_s, recent
+        self._found: dict[str, UserProfile] | None = None
+
+    def result(self) -> dict[str, UserProfile]:
+        """Each user's profile, after waiting for what is left of the patience; for threads.
+
+        A profile that isn't there by then is the one read lately, else UNKNOWN: nothing here raises because of Redis.
+        """
+        if self._found is None and self._batch is not None:
+            wait([self._batch.profiles], self._left_s)
+        return self._settled()
+
+    async def arrived(self) -> dict[str, UserProfile]:
+        """As `result`, for an event loop, which isn't blocked meanwhile."""
+        if self._found is None and self._batch is not None and self._left_s:
+            await asyncio.wait([asyncio.wrap_future(self._batch.profiles)], timeout=self._left_s)
+        return self._settled()
+
+    @property
+    def _left_s(self) -> float:
+        return max(0.0, self._until_s - time.monotonic())
+
+    def _settled(self) -> dict[str, UserProfile]:
+        if self._found is None:
+            arrived = self._batch.profiles.result() if self._batch is not None and self._batch.profiles.done() else {}
+            self._found = {user: arrived.get(user) or self._recent.get(user) or UNKNOWN for user in self._users}
+        return self._found
+
+
+class ProfileReader:
+    """Reads profiles in a thread of its own, one read at a time; users asked for meanwhile share the next one.
+
+    A caller waits at most `patience_s` from `begin` on, and not at all
+
+    * while a read takes longer than that,
+    * after LATE_MAX late reads in a row, until one is in time again: reads go on, and their results serve the same
+      users' next requests (`RecentProfiles`),
+    * while Redis fails: then reads are tried after pauses (BACKOFF_S).
+
+    `read` takes users; it may raise redis.RedisError. Other errors are raised to callers. Threads may share it.
+    """
+
+    def __init__(
+        self, read: ReadProfiles, patience_s: float = PATIENCE_S, recent: RecentProfiles | None = None
+    ) -> None:
+        self._read, self._patience_s, self._recent = read, patience_s, recent or RecentProfiles()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="profiles")
+        self._lock = threading.Lock()
+        self._waiting: _Batch | None = None  # not being read yet
+        self._reading_s: float | None = None  # when the read that runs was begun
+        self._late = self._failures = 0  # in a row
+        self._not_before_s = 0.0
+
+    def begin(self, users: Sequence[str]) -> ProfileRead:
+        """Start reading the profiles of these users. Never blocks."""
+        now_s = time.monotonic()
+        with self._lock:
+            batch = self._batch_for(users, now_s)
+            overdue = self._reading_s is not None and now_s - self._reading_s > self._patience_s
+            waits = not (overdue or self._failures or self._late >= LATE_MAX)
+        return ProfileRead(users, batch, now_s + self._patience_s if waits else now_s, self._recent)
+
+    def close(self) -> None:
+        """End the thread; a read that hangs does so for as long as Redis' own timeout."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batch_for(self, users: Sequence[str], now_s: float) -> _Batch | None:
+        """The batch that will read these users; None when they aren't read."""
+        if not users or now_s < self._not_before_s:
+            return None
+        batch = self._waiting
+        if batch is None:
+            batch = self._waiting = _Batch(now_s)
+            self._pool.submit(self._run, batch)
+        elif len(batch.users) + len(users) > USERS_MAX:
+            return None
+        batch.users.update(dict.fromkeys(users))
+        return batch
+
+    def _run(self, batch: _Batch) -> None:
+        with self._lock:
+            self._waiting = None
+            self._reading_s = started_s = time.monotonic()
+        profiles: Profiles = {}
+        try:
+            profiles = self._read(list(batch.users))
+        except (redis.RedisError, OSError) as error:
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001  # whoever asked raises it
+            batch.profiles.set_exception(error)
+        else:
+            self._succeeded(late=time.monotonic() - batch.begun_s > self._patience_s)
+        metrics.PROFILE_READ.observe(time.monotonic() - started_s)
+        self._recent.put(profiles)
+        with self._lock:
+            self._reading_s = None
+        if not batch.profiles.done():
+            batch.profiles.set_result(profiles)
+
+    def _succeeded(self, *, late: bool) -> None:
+        with self._lock:
+            failed, was_slow = self._failures > 0, self._late >= LATE_MAX
+            self._failures, self._late = 0, self._late + 1 if late else 0
+            is_slow = self._late >= LATE_MAX
+        if failed:
+            log.info("users' profiles can be read again")
+        if is_slow != was_slow:
+            log.warning(
+                "Redis is slow: requests don't wait for their users' profiles"
+                if is_slow
+                else "Redis isn't slow any more: requests have their users' profiles again"
+            )
+
+    def _failed(self, error: Exception) -> None:
+        with self._lock:
+            first = not self._failures
+            self._not_before_s = time.monotonic() + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+            self._failures += 1
+        if first:
+            log.warning("users' profiles can't be read (%s): ranking on context until Redis answers", error)
