@@ -42,6 +42,9 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
             "replaying",
             ["ask", "--rps", str(config.rps), "--sample", str(config.sample_every)],
         )
+    ranker = services.service("ranker")
+    assert ranker is not None, "it is ready"
+    words += ["--http", ranker.http]
     with (
         closing(RedisStore(services.settings, services.settings.model)) as store,
         closing(ClientProcess(services, name, *words)) as client,
