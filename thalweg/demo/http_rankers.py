@@ -83,6 +83,7 @@ class _Connection:
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host.strip("[]"), int(port)), CONNECT_S)
+        self.socket.settimeout(None)  # a peek returns at once then
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.is_open = True
         self._head = (
