@@ -1,7 +1,7 @@
 """The store's front: asks rankers for the pages that are due, shows their answers, and sends what users do.
 
-It knows a log and a world, no service: whatever answers `rank.requests` ranks its pages. `ask`, `receive` and `send`
-never wait, so that one thread can play the store beside its services, or against services of other processes.
+It knows a log and a world, no service: pages are ranked by whatever its arms' `Rankers` ask. `ask`, `receive` and
+`send` never wait, so that one thread can play the store beside its services, or against services of other processes.
 """
 
 from collections.abc import Callable, Sequence

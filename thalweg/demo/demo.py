@@ -109,6 +109,7 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             for name in SERVICES:
                 services.start(name, "run", name, "--spec", str(spec), *OPTIONS.get(name, ()))
             services.wait_ready(*SERVICES)
+            report(f"asking the ranker over HTTP, at {services.ranker_http}")
             if config.world == "store":
                 report(STORE.format(rate=BASE_RATES[PRESET], preset=PRESET))
             monitor = play(services, spec, config, console)

@@ -42,9 +42,7 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
             "replaying",
             ["ask", "--rps", str(config.rps), "--sample", str(config.sample_every)],
         )
-    ranker = services.service("ranker")
-    assert ranker is not None, "it is ready"
-    words += ["--http", ranker.http]
+    words += ["--http", services.ranker_http]
     with (
         closing(RedisStore(services.settings, services.settings.model)) as store,
         closing(ClientProcess(services, name, *words)) as client,

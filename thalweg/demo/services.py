@@ -134,6 +134,12 @@ class DemoServices:
         """The address of a service's health endpoint; None until it has one."""
         return Service.read(self.local / "run" / f"{name}-{self.settings.worker}.json")
 
+    @property
+    def ranker_http(self) -> str:
+        """Where the ranker, which is ready, answers over HTTP."""
+        ranker = self.service("ranker")
+        return ranker.http if ranker else ""
+
     def metrics(self, name: str) -> Mapping[str, float]:
         """A service's metrics; empty when it doesn't answer."""
         service = self.service(name)
