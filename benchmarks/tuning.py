@@ -12,8 +12,8 @@ On MovieLens the criterion is the AUC at page time, seed 0, over the first 30,00
 In the store trials learn 30,000 pages that `popular` and `wide_deep`, at the spec's rates of that time, serve in a
 closed loop of a seed that no experiment reports. The criterion is what the experiment reports: the installs to be
 expected of what a trial would have shown, on every tenth page, by the truth; the AUC on what others chose to
-show prefers those who agree with them. The rates that the spec has are a trial, too (the peer has its defaults). The best
-three play another seed, and the best of both wins: some rates that are good on one make the deep part diverge on
+show prefers those who agree with them. The rates that the spec has are a trial, too (the peer has its defaults). The
+best three play another seed, and the best of both wins: some rates that are good on one make the deep part diverge on
 another. `tuned_store.json` has what came of it after longer runs and other trials, said in decisions 30 and 31.
 """
 
