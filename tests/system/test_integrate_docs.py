@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from stream.events.codec import encode
-from stream.events.topics import ITEMS, USERS, Topic
+from stream.events.topics import ITEMS, Topic
 from stream.events.types import Item, User, Value
+from stream.history.histories import rebuild_histories
+from stream.history.profiles import user_key
 from stream.log.kafka_admin import apply_topics, plan_topics
-from stream.log.protocol import partition_of
 from stream.runtime.clock import now_ms
 from stream.runtime.health import run_file
+from stream.snapshots.redis_client import connect
 from tests.support.doc_examples import Example, examples, program_of, run, shape
 from tests.support.forked_services import Nest
 from tests.support.ranker_world import World, toy
@@ -42,8 +45,10 @@ def served(nest: Nest, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -
     for year, item in enumerate(("tea", "mug", "kettle"), 2010):
         attributes: dict[str, Value] = {"tags": ["a", "b", "c"][: year - 2009], "year": float(year)}
         world.log.send(ITEMS.name, 0, encode(Item(item, attributes)), item.encode())
-    world.log.send(USERS.name, partition_of("ann", 2), encode(User("ann", {"age": 34.0})), b"ann")
     world.log.flush()
+    with closing(connect(world.settings)) as client:  # what joiners do
+        rebuild_histories(client, world.log, prefix, wait=lambda: None)
+        client.set(user_key("ann", prefix), encode(User("ann", {"age": 34.0})))
     toy().publish(world.store, learned_ms=now_ms(), watermark_ms=now_ms())
     tokens = folder / "tokens.toml"
     tokens.write_text(f'[shop]\ntoken = "{TOKEN}"\nscopes = ["rank", "events"]\n')
