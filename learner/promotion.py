@@ -105,6 +105,8 @@ class Promotion:
 
     def _start_process(self) -> None:
         model = self._learner.model
+        if self._is_live:  # a retrain would begin with the model before: the call waits for the new one's checkpoint
+            return
         why, model.retrain_wanted = model.retrain_wanted, ""
         if not why or (self._process and self._process.poll() is None) or self._outcome:
             return
@@ -131,11 +133,8 @@ class Promotion:
 
     def _why_outdated(self, outcome: Outcome) -> str:
         """Why it may no longer take over from the model that learns now; empty: it may."""
-        if outcome.warm_starts != self._learner.model.warm_starts + 1:
-            return "another model was promoted meanwhile"
-        if outcome.roll_backs != self._learner.model.roll_backs:
-            return "learning was rolled back meanwhile, and it was trained from what was before"
-        return ""
+        model = self._learner.model
+        return outcome.why_outdated(model.warm_starts, model.roll_backs)
 
     def _restore(self) -> None:
         try:

@@ -140,3 +140,20 @@ def test_a_candidate_that_is_damaged_is_dropped(house: House) -> None:
     again = house.learner()
     assert (again.model.warm_starts, again.offset) == (0, CUT)
     assert files.read() is None
+
+
+def test_a_verdict_of_another_build_is_none(house: House) -> None:
+    """Though its model was live: it keeps no retrain from ending."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    files = house.retrain_files()
+    (files.folder / "promoted.json").write_text('{"later": 1}')
+    assert house.learner().model.warm_starts == 0
+    newer = house.retrain()
+    assert (files.read(), files.is_promoted) == (newer, False)
+    promoted(Promotion(learner := house.learner(), house.settings))
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    assert (files.is_promoted, learner.model.warm_starts) == (True, 1)
