@@ -14,10 +14,12 @@ from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome
+from learner.service import _newest
 from stream.events.codec import encode
-from stream.events.topics import ITEMS
+from stream.events.topics import EXAMPLES, EXAMPLES_DLQ, ITEMS
 from stream.events.types import Item
-from stream.runtime.errors import CheckpointError
+from stream.log.memory_log import MemoryLog
+from stream.runtime.errors import CheckpointError, LogError
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
@@ -25,6 +27,7 @@ from tests.support.learner_world import small_spec
 from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted, saved
 from tests.support.waiting import wait_until
 
+EVOLVED = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "[8, 4]": "[12, 4]"})
 WORSE = RetrainVerdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
 
 
@@ -239,13 +242,83 @@ def test_a_model_evolves_while_the_learner_learns(house: House) -> None:
 
 def test_a_model_that_evolved_without_a_learner_waits_for_its_spec(house: House) -> None:
     """A learner that starts with the changed spec goes on with it."""
-    spec = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "[8, 4]": "[12, 4]"})
-    outcome = house.retrain(spec)
+    outcome, spec = house.retrain(EVOLVED), EVOLVED
     learner = house.learner(spec)
     assert learner.offset == outcome.offset
     assert learner.model.spec.identity() == spec.identity()
     assert house.retrain_files().read() is None
     assert house.learner(spec).offset == outcome.offset
+
+
+def test_what_no_learner_read_before_a_model_that_evolved_has_its_dead_letters(tmp_path: Path) -> None:
+    """The new model learned those records in the retrain, which writes none: what is bad would be nowhere."""
+    house = House.begun(tmp_path, seen=60)
+    house.log.send(EXAMPLES.name, 0, b"no record", b"0")
+    house.grow(60, SEEN)
+    assert house.retrain(EVOLVED).offset == SEEN + 1
+    house.log.send(EXAMPLES.name, 0, b"no record", b"0")
+    again = house.copied("restart")
+
+    def letters() -> int:
+        return house.log.ends(EXAMPLES_DLQ.name)[0]
+
+    unavailable = MemoryLog({EXAMPLES.name: 1}, lambda: 0)  # without a topic for dead letters
+    with pytest.raises(LogError):
+        _newest(again.settings, EVOLVED, again.files, lambda: unavailable)
+    assert again.retrain_files().read() is not None, "the next start tries again"
+    learner = again.learner(EVOLVED)
+    assert (learner.offset, letters()) == (SEEN + 1, 1)
+    again.learner(EVOLVED)
+    assert letters() == 1
+    learn_to(learner, SEEN + 2)
+    assert letters() == 2
+
+
+def test_records_that_the_log_no_longer_has_keep_no_evolved_model_away(house: House) -> None:
+    """It has learned them."""
+    house.retrain(EVOLVED)
+    house.log.truncate(EXAMPLES.name, 0, CUT + 10)
+    assert house.learner(EVOLVED).offset == SEEN
+
+
+def test_a_model_that_evolved_from_what_was_rolled_back_is_dropped(house: House) -> None:
+    """Nobody has judged it beside the model that learning returned to."""
+    learner = house.learner()
+    newest = house.files.newest()
+    assert newest is not None
+    assert newest.origin is not None
+    house.files.pin(newest.origin.name)
+    assert house.retrain(EVOLVED).verdict.promoted
+    learn_to(learner, SEEN)
+    learner.roll_back("because")
+    learner.maybe_checkpoint(now=True)
+    with pytest.raises(CheckpointError, match="thalweg evolve"):
+        house.learner(EVOLVED)
+    assert house.retrain_files().read() is None
+    assert house.learner().model.roll_backs == 1
+
+
+def test_a_retrain_that_is_called_for_waits_for_the_new_model_s_checkpoint(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm calls once; a retrain that began before would begin with the old model."""
+    house.retrain()
+    learner, started = house.learner(), list[list[str]]()
+
+    class Process:
+        def __init__(self, command: list[str], **_: object) -> None:
+            started.append(command)
+
+    monkeypatch.setattr("learner.promotion.subprocess.Popen", Process)
+    learn_to(learner, SEEN)
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
+    learner.model.call_for_retrain("drift")
+    promotion.step()
+    assert not started
+    saved(learner, promotion)
+    promotion.step()
+    assert [command[-1] for command in started] == ["drift"]
 
 
 def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:

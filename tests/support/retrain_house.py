@@ -53,7 +53,7 @@ class House:
 
     def learner(self, spec: Spec = SPEC) -> Learner:
         """From the newest checkpoint, as the service starts it."""
-        found = _newest(self.settings, spec, self.files)
+        found = _newest(self.settings, spec, self.files, lambda: self.log)
         model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
         return Learner(self.log, model, offset, self.files, NEVER_MS, found)
 
