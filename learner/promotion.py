@@ -156,6 +156,9 @@ class Promotion:
         learner, model = self._learner, candidate.model
         try:
             candidate.learn_to(learner.offset)
+            if worse := model.held_out.worse:  # live, it would be rolled back, and with it what this learner has learned
+                self._drop(f"worse by held-out pages: {worse}")
+                return False
             learner.dead_letters.confirm()
             if not self.files.promote(outcome):
                 self._drop("another retrain's verdict has taken the place of its own")

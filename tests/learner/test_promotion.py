@@ -77,6 +77,20 @@ def test_a_learner_that_is_behind_reaches_the_new_model_s_offset_first(house: Ho
     assert learner.offset == outcome.offset
 
 
+def test_a_new_model_that_held_out_pages_find_worse_is_dropped(house: House) -> None:
+    """While it catches up: live, it would take the learner back to the checkpoint of its anchor."""
+    house.retrain()
+    learner = house.learner()
+    before, promotion = learner.model, Promotion(learner, house.settings)
+    promoted(promotion)
+    assert promotion._restored is not None
+    promotion._restored.model.held_out.worse = "log loss"
+    learn_to(learner, SEEN)
+    assert not promotion.step()
+    assert learner.model is before
+    assert house.retrain_files().read() is None
+
+
 def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
     """A learner that was restarted with other rates while a retrain ran keeps them."""
     assert house.retrain().verdict.promoted
