@@ -73,6 +73,7 @@ class Promotion:
         self._outcome: Outcome | None = None  # being taken
         self._restoring: threading.Thread | None = None
         self._restored: _Candidate | None = None
+        self._left: Outcome | None = None  # one that couldn't be removed
         self._is_live = False  # the outcome's model; there may be no checkpoint of it yet
 
     def step(self) -> bool:
@@ -121,7 +122,8 @@ class Promotion:
             return
         self._looked_s = monotonic_s()
         self._outcome = outcome = self.files.read()
-        if outcome is None:
+        if outcome is None or outcome == self._left:
+            self._outcome = None
             return
         if not outcome.verdict.promoted:
             self._drop(outcome.verdict.reason)
@@ -156,7 +158,9 @@ class Promotion:
         learner, model = self._learner, candidate.model
         try:
             candidate.learn_to(learner.offset)
-            if worse := model.held_out.worse:  # live, it would be rolled back, and with it what this learner has learned
+            if (
+                worse := model.held_out.worse
+            ):  # live, it would be rolled back, and with it what this learner has learned
                 self._drop(f"worse by held-out pages: {worse}")
                 return False
             learner.dead_letters.confirm()
@@ -201,8 +205,15 @@ class Promotion:
             self._forget()
 
     def _forget(self) -> None:
-        if self._outcome is not None:
-            self.files.forget(self._outcome)
+        try:
+            if self._outcome is not None:
+                self.files.forget(self._outcome)
+        except OSError as error:
+            log.error(
+                "a verdict can't be removed; the next start tries it again", folder=str(self.files.folder),
+                reason=error.strerror,
+            )  # fmt: skip
+            self._left = self._outcome
         if self._restored:
             self._restored.close()
         self._outcome = self._restored = self._restoring = None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from structlog.testing import capture_logs
 
 from learner.checkpoints.checkpoint import take
 from learner.checkpoints.writer import CheckpointWriter
@@ -140,6 +141,30 @@ def test_a_candidate_that_is_damaged_is_dropped(house: House) -> None:
     again = house.learner()
     assert (again.model.warm_starts, again.offset) == (0, CUT)
     assert files.read() is None
+
+
+def test_a_folder_that_cant_be_written_ends_no_learning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that became read-only: what is dropped can't be removed, and isn't taken again; a newer one is."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    promotion = Promotion(learner, house.settings)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    with monkeypatch.context() as patched, capture_logs() as logged:
+        for name in ("replace", "unlink"):
+            patched.setattr(Path, name, read_only)
+        for _ in range(3):
+            promoted(promotion)
+    assert [one["event"] for one in logged].count("a new model is dropped") == 1
+    assert learner.model.warm_starts == 0
+    house.grow(last=82)
+    learn_to(learner, 82)
+    house.retrain()
+    promoted(promotion)
+    assert learner.model.warm_starts == 1
 
 
 def test_a_verdict_of_another_build_is_none(house: House) -> None:
