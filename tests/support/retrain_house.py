@@ -60,7 +60,7 @@ class House:
     def copied(self, name: str) -> "House":
         """The machine as it is now, with the same log: where a process is killed now, and another one starts."""
         copy = object.__new__(House)
-        copy.settings = Settings(local=self.settings.local.with_name(name))
+        copy.settings = Settings(local=self.settings.local.with_name(f"{self.settings.local.name}-{name}"))
         shutil.copytree(self.settings.local, copy.settings.local)
         copy.log, copy.files = self.log, CheckpointFiles(checkpoints_of(copy.settings, SPEC.name))
         return copy
