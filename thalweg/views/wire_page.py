@@ -101,8 +101,8 @@ def tag_of(form: type[msgspec.Struct]) -> int:
 
 
 def _table(form: type[msgspec.Struct], meanings: dict[str, str]) -> str:
-    """One row a field. `meanings` must have every field, in order."""
-    assert list(meanings) == list(form.__struct_fields__), "each field has a meaning"
+    """One row a field. `meanings` must have every field."""
+    assert set(meanings) == set(form.__struct_fields__), "each field has a meaning"
     first = 0 if form.__struct_config__.tag is None else 1
     types = get_type_hints(form)
     rows = "| position | field | type | default | meaning |\n|---|---|---|---|---|\n"
