@@ -197,6 +197,22 @@ def test_a_ranker_that_hangs(ask: Callable[..., Any]) -> None:
         assert [request.request_id for request in works.answerer.asked] == ["r"], "the same request"
 
 
+def test_a_ranker_that_dies(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
+    """One that closes the connection with the request half done: the other one gets the same request."""
+    with socket.create_server(("127.0.0.1", 0)) as dying:
+
+        def die() -> None:
+            connection, _ = dying.accept()
+            connection.recv(1)
+            connection.close()
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        addresses = [f"127.0.0.1:{dying.getsockname()[1]}", address(ranker)]
+        assert ask("rank", addresses, "ann", request_id="r", deadline_ms=PATIENCE_MS).request_id == "r"
+        thread.join()
+
+
 def test_nobody_answers(ask: Callable[..., Any]) -> None:
     """The error names the address, and the remedy."""
     where = nobody()
