@@ -107,7 +107,7 @@ class DemoServices:
         if own or is_local:  # else the environment names them, and its passwords stay out of command lines
             self._stack_root = self.local if own else self._root
             self._environment |= {"KAFKA": kafka, "REDIS": redis}
-        self._environment["TOPIC_PREFIX"] = prefix
+        self._environment |= {"TOPIC_PREFIX": prefix, "HTTP_TOKENS": ""}  # its ranker listens on loopback, for itself
         return DemoState(kafka, redis, prefix, settings.model, str(self.local), own)
 
     def command(self, *words: str) -> list[str]:
