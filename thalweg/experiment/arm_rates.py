@@ -26,7 +26,6 @@ TUNED: Final[Mapping[str, Mapping[str, float]]] = {
     },
     "deep": {
         "learning_rate": 0.04289,
-        "warm_every": 50_000.0,
         "embedding_dim": 16.0,
         "embedding_rate": 0.03041,
         "layers": 2.0,
