@@ -1,11 +1,18 @@
 """The learner's dead letters, until the log has confirmed them."""
 
+from contextlib import closing
+from typing import Final
+
 import structlog
 
+from learner.training.training_records import RecordEncoder
+from stream.events.topics import EXAMPLES
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.protocol import Log, Record
+from stream.runtime.errors import LogGap
 
 BATCH = 100
+POLL_S: Final = 0.5
 log = structlog.get_logger("learner")
 
 
@@ -36,3 +43,26 @@ class DeadLetterBuffer:
             self._log.flush()
             del self._unconfirmed[:count]
             count = BATCH
+
+
+def pass_over(log_: Log, encoder: RecordEncoder, first: int, end: int) -> None:
+    """Write the dead letters of records [first, end) that this learner won't learn, since its model has learned them
+    elsewhere. Raises LogUnavailable, LogError; records that the log no longer has are passed over.
+    """
+    letters = DeadLetterBuffer(log_)
+    try:
+        with closing(log_.reader(EXAMPLES.name, {0: first})) as reader:
+            while first < end:
+                read = reader.poll(POLL_S)
+                for chunk in encoder.records([record for record in read if record.offset < end]):
+                    for origin, rejected in zip(chunk.origins, chunk.rejected, strict=True):
+                        for raw, reason in rejected:
+                            letters.add(raw, reason, origin)
+                letters.confirm()
+                first = read[-1].offset + 1 if read else first
+    except LogGap as gap:
+        log.error(
+            "records between a checkpoint and its new model are gone, and with them their dead letters", reason=str(gap)
+        )
+        if gap.start < end:
+            pass_over(log_, encoder, gap.start, end)

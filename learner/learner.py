@@ -17,7 +17,7 @@ from learner.training import metrics
 from learner.training.figures import HEADER
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
-from stream.log.protocol import Log
+from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError
 
@@ -112,7 +112,7 @@ class Learner:
 
     def _begin_checkpoints(self) -> None:
         """Of a model that was replaced; the first one is due at once, and written beside learning."""
-        self.checkpointer = Checkpointer(self.model, self._files, self.offset)
+        self.checkpointer = Checkpointer(self.model, self._files, START)  # one that fails is due though nothing comes
         self._is_due, self._unproven = True, None
 
     @property

@@ -73,6 +73,7 @@ class Promotion:
         self._outcome: Outcome | None = None  # being taken
         self._restoring: threading.Thread | None = None
         self._restored: _Candidate | None = None
+        self._left: Outcome | None = None  # one that couldn't be removed
         self._is_live = False  # the outcome's model; there may be no checkpoint of it yet
 
     def step(self) -> bool:
@@ -105,6 +106,8 @@ class Promotion:
 
     def _start_process(self) -> None:
         model = self._learner.model
+        if self._is_live:  # a retrain would begin with the model before: the call waits for the new one's checkpoint
+            return
         why, model.retrain_wanted = model.retrain_wanted, ""
         if not why or (self._process and self._process.poll() is None) or self._outcome:
             return
@@ -119,7 +122,8 @@ class Promotion:
             return
         self._looked_s = monotonic_s()
         self._outcome = outcome = self.files.read()
-        if outcome is None:
+        if outcome is None or outcome == self._left:
+            self._outcome = None
             return
         if not outcome.verdict.promoted:
             self._drop(outcome.verdict.reason)
@@ -131,11 +135,8 @@ class Promotion:
 
     def _why_outdated(self, outcome: Outcome) -> str:
         """Why it may no longer take over from the model that learns now; empty: it may."""
-        if outcome.warm_starts != self._learner.model.warm_starts + 1:
-            return "another model was promoted meanwhile"
-        if outcome.roll_backs != self._learner.model.roll_backs:
-            return "learning was rolled back meanwhile, and it was trained from what was before"
-        return ""
+        model = self._learner.model
+        return outcome.why_outdated(model.warm_starts, model.roll_backs)
 
     def _restore(self) -> None:
         try:
@@ -157,6 +158,11 @@ class Promotion:
         learner, model = self._learner, candidate.model
         try:
             candidate.learn_to(learner.offset)
+            if (
+                worse := model.held_out.worse
+            ):  # live, it would be rolled back, and with it what this learner has learned
+                self._drop(f"worse by held-out pages: {worse}")
+                return False
             learner.dead_letters.confirm()
             if not self.files.promote(outcome):
                 self._drop("another retrain's verdict has taken the place of its own")
@@ -199,8 +205,15 @@ class Promotion:
             self._forget()
 
     def _forget(self) -> None:
-        if self._outcome is not None:
-            self.files.forget(self._outcome)
+        try:
+            if self._outcome is not None:
+                self.files.forget(self._outcome)
+        except OSError as error:
+            log.error(
+                "a verdict can't be removed; the next start tries it again", folder=str(self.files.folder),
+                reason=error.strerror,
+            )  # fmt: skip
+            self._left = self._outcome
         if self._restored:
             self._restored.close()
         self._outcome = self._restored = self._restoring = None

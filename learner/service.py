@@ -3,15 +3,19 @@
 import gc
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
 
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.dead_letters import pass_over
 from learner.dedup_capacity import DedupMonitor, check_dedup
 from learner.jit_warmup import compile_kernels
 from learner.learner import Learner, back_off
@@ -33,7 +37,9 @@ from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec import Spec
+from stream.spec.spec_file import decode_spec
 
+T = TypeVar("T")
 TAKE_S = 0.02  # between two looks at what is due, while no record comes
 log = structlog.get_logger("learner")
 
@@ -79,7 +85,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     """The learner of the newest checkpoint, once the log is available; None when stopped before."""
     status.state = "compiling kernels"
     compile_kernels(spec)
-    checkpoint = _newest(settings, spec, files)
+    checkpoint = _once_available(partial(_newest, settings, spec, files, partial(KafkaLog, settings)), status)
     model = resume(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids
     gc.collect()
@@ -87,38 +93,56 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     offset = checkpoint.meta.offset if checkpoint else START
     same = checkpoint is not None and checkpoint.meta.fingerprint == spec.fingerprint()
     resumed = checkpoint if same else None  # else the model isn't the checkpoint's: the next one is a base
+
+    def begun() -> Learner:
+        check_dedup(settings)
+        kafka = KafkaLog(settings, linger_ms=5)
+        return Learner(kafka, model, offset, files, settings.checkpoint_every_ms, resumed)
+
+    learner = _once_available(begun, status)
+    if learner is None:
+        return None
+    learner.stopping = status.stopping
+    if checkpoint:
+        learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
+        learner.refusals = checkpoint.meta.refusals
+    start = offset if checkpoint else "the log's start"
+    log.info("learning", model=spec.name, offset=start, examples=model.examples)
+    return learner
+
+
+def _once_available(do: Callable[[], T], status: _Status) -> T | None:
+    """Its result, tried again while the log is unavailable; None when stopped before."""
     attempt = 0
     while not status.stopping.is_set():
         try:
-            check_dedup(settings)
-            kafka = KafkaLog(settings, linger_ms=5)
-            learner = Learner(kafka, model, offset, files, settings.checkpoint_every_ms, resumed)
+            return do()
         except LogUnavailable as error:
             status.state = str(error)
             attempt = back_off(error, attempt, status.stopping)
-            continue
-        learner.stopping = status.stopping
-        if checkpoint:
-            learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
-            learner.refusals = checkpoint.meta.refusals
-        start = offset if checkpoint else "the log's start"
-        log.info("learning", model=spec.name, offset=start, examples=model.examples)
-        return learner
     return None
 
 
-def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoint | None:
+def _newest(
+    settings: Settings, spec: Spec, files: CheckpointFiles, open_log: Callable[[], Log]
+) -> Checkpoint | None:  # fmt: skip
     """The newest checkpoint; or that of a new model, if it was live and in no checkpoint yet when a learner ended, or
-    has evolved to this spec, and the newest one is of another."""
+    has evolved to this spec, and the newest one is of another.
+
+    Between that one and the model that evolved without a learner, records still need their dead letters: the log is
+    opened for them. Raises CheckpointError, LogUnavailable, LogError.
+    """
     newest, retrains = files.newest(), RetrainFiles(settings, spec.name)
     outcome = retrains.read()
     if newest is None or outcome is None or not outcome.verdict.promoted:
         return newest
     is_live, old = retrains.is_promoted, spec_of(newest.meta)
-    if is_live and (newest.meta.warm_starts, newest.meta.roll_backs) != (outcome.warm_starts - 1, outcome.roll_backs):
-        retrains.forget(outcome)  # the newest checkpoint is its own
-        return newest
     if not is_live and (old is None or old.identity() == spec.identity()):
+        return newest
+    if reason := outcome.why_outdated(newest.meta.warm_starts, newest.meta.roll_backs):
+        if not is_live:  # else the newest checkpoint is its own
+            log.warning("a new model is dropped", reason=reason, why=outcome.why)
+        retrains.forget(outcome)
         return newest
     try:
         candidate = retrains.candidates.newest()
@@ -129,6 +153,10 @@ def _newest(settings: Settings, spec: Spec, files: CheckpointFiles) -> Checkpoin
     evolved = spec_of(candidate.meta) if candidate else None
     if candidate is None or evolved is None or (not is_live and evolved.identity() != spec.identity()):
         return newest
+    if old and not is_live:  # a learner has written those before the offset of one that was live
+        before = Model(old, previous=[decode_spec(text.encode()) for text in newest.meta.previous])
+        with closing(open_log()) as log_:
+            pass_over(log_, before.record_encoder, newest.meta.offset, candidate.meta.offset)
     used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
     files.write(Checkpoint(used, candidate.arrays))
     retrains.forget(outcome)

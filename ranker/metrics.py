@@ -65,11 +65,15 @@ PROFILE_READ = Histogram(
     "thalweg_ranker_profile_read_seconds", "one read of users' profiles from Redis", buckets=LATENCY_S
 )
 
-VERSION = Gauge("thalweg_ranker_version", "version that is live")
-STALENESS = Gauge("thalweg_ranker_staleness_seconds", "age of the live version's newest label, at the last reply")
+VERSION = Gauge("thalweg_ranker_version", "version that is live, by model", ["model"])
+STALENESS = Gauge(
+    "thalweg_ranker_staleness_seconds", "age of the live version's newest label, at the last reply, by model", ["model"]
+)
 SWAPS = Counter("thalweg_ranker_swaps", "versions swapped in")
 REJECTED_VERSIONS = Counter("thalweg_ranker_rejected_versions", "versions that failed validation")
-HEAD_IS_OLDER = Gauge("thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live")
+HEAD_IS_OLDER = Gauge(
+    "thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live, by model", ["model"]
+)
 BUILD = Histogram("thalweg_ranker_build_seconds", "from manifest read to version validated", buckets=LATENCY_S)
 SERVABLE = Histogram(
     "thalweg_ranker_servable_seconds", "from an install's ingest to the swap of its version", buckets=FRESHNESS_S

@@ -80,7 +80,7 @@ class _Coverage:
 class Checkpointer:
     """Writes checkpoints of one model. `resumed`: the checkpoint whose state it has; None: it's on no disk.
 
-    `offset`: of the last that was written; before one was, the model's own.
+    `offset`: of the last that was written; before one was, the model's own, or START for one that must be written.
     """
 
     def __init__(self, model: Model, files: CheckpointFiles, offset: int, resumed: Origin | None = None) -> None:

@@ -30,6 +30,14 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_starts: int  # of the new model: one more than the live model's, unless another was promoted meanwhile
     roll_backs: int = 0  # of the new model: as many as the live model's, unless that was rolled back meanwhile
 
+    def why_outdated(self, warm_starts: int, roll_backs: int) -> str:
+        """Why it may not take over from a model of so many retrains and roll backs; empty: it may."""
+        if self.warm_starts != warm_starts + 1:
+            return "another model was promoted meanwhile"
+        if self.roll_backs != roll_backs:
+            return "learning was rolled back meanwhile, and it was trained from what was before"
+        return ""
+
 
 def checkpoints_of(settings: Settings, model: str) -> Path:
     """The folder of a model's checkpoints."""
@@ -100,15 +108,12 @@ class RetrainFiles:
 
     def read(self) -> Outcome | None:
         """The last verdict that the learner hasn't taken; None: there is none. One that can't be read is none."""
-        for path in (self._promoted, self._verdict):
-            with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-                return msgspec.json.decode(path.read_bytes(), type=Outcome)
-        return None
+        return _decoded(self._promoted) or _decoded(self._verdict)
 
     @property
     def is_promoted(self) -> bool:
         """Whether the candidate is live: a learner that finds it so when it starts goes on with it."""
-        return self._promoted.exists()
+        return _decoded(self._promoted) is not None
 
     def promote(self, outcome: Outcome) -> bool:
         """Record that this one's candidate goes live; False: another verdict has taken its place.
@@ -146,3 +151,9 @@ class RetrainFiles:
         self._promoted.unlink(missing_ok=True)
         for path in self.candidates.paths():
             path.unlink(missing_ok=True)
+
+
+def _decoded(path: Path) -> Outcome | None:
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=Outcome)
+    return None

@@ -1,12 +1,12 @@
 """The store's front: asks rankers for the pages that are due, shows their answers, and sends what users do.
 
-It knows a log and a world, no service: whatever answers `rank.requests` ranks its pages. `ask`, `receive` and `send`
-never wait, so that one thread can play the store beside its services, or against services of other processes.
+It knows a log and a world, no service: pages are ranked by whatever its arms' `Rankers` ask. `ask`, `receive` and
+`send` never wait, so that one thread can play the store beside its services, or against services of other processes.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from producers.features import Histories
 from producers.store.arm import Arm, ChosenPage, selected
 from producers.store.pages import Outcomes, PageBatch
 from producers.store.pages_without_model import PagesWithoutModel
+from producers.store.rankers import LogRankers, Rankers
 from producers.store.world import StoreWorld
-from stream.events.codec import decode_replies, encode, encode_record
-from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS, USERS
+from stream.events.codec import encode
+from stream.events.topics import EVENTS, ITEMS, USERS
 from stream.events.types import Impression, Install, Item, RankReply, RankRequest, Tick, User
-from stream.log.protocol import END, Log, Reader, Record, partition_of
+from stream.log.protocol import Log, partition_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F64, I64
 
@@ -28,26 +29,11 @@ PAGES_MAX: Final = 32  # of one batch of requests
 DEADLINE_MS: Final = 3_600_000  # of a request: users of a made-up store wait for their page
 
 
-class RepliesReader(Protocol):
-    """Reads records of replies."""
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        """Those that come within this time."""
-
-    def close(self) -> None:
-        """Leave."""
-
-
-def replies_reader(log: Log) -> Reader:
-    """Of all replies from now on."""
-    return log.reader(REPLIES.name, dict.fromkeys(log.ends(REPLIES.name), END))
-
-
 class Reply(NamedTuple):
-    """A reply as it came: when it was appended, and the time of its request."""
+    """A reply as it came: when (see Replied), and the time of its request."""
 
     reply: RankReply
-    appended_ms: int
+    replied_ms: int
     page_ms: int
 
 
@@ -102,8 +88,8 @@ class Answered(NamedTuple):
 class Storefront:
     """Plays a world against rankers. `assign`: the name of a user's arm. `histories`: sent with requests, if given.
 
-    `open_reader`: of a log's replies from now on. `whole_every`: every Nth page has all candidates in its reply,
-    for whoever compares rankings; what is shown is the same.
+    `rankers_of`: those of an arm's log. `whole_every`: every Nth page has all candidates in its reply, for whoever
+    compares rankings; what is shown is the same.
 
     While a ranker has no model, its pages get the features that a model would have logged which has learned nothing.
     """
@@ -117,7 +103,7 @@ class Storefront:
         spec: Spec,
         producer: BatchingProducer,
         histories: Histories | None = None,
-        open_reader: Callable[[Log], RepliesReader] = replies_reader,
+        rankers_of: Callable[[Log], Rankers] = LogRankers,
         whole_every: int = 0,
     ) -> None:
         self.world, self.arms = world, arms
@@ -125,9 +111,7 @@ class Storefront:
         self._assign, self._producer, self._histories, self._whole_every = assign, producer, histories, whole_every
         self._indices = {arm.name: index for index, arm in enumerate(arms)}
         self._partitions = {name: log.partitions(name) for name in (EVENTS.name, ITEMS.name, USERS.name)}
-        logs = {id(arm.log): arm.log for arm in arms}
-        self._requests = {key: one.partitions(REQUESTS.name) for key, one in logs.items()}
-        self._readers = [open_reader(one) for one in logs.values()]
+        self._rankers = {key: rankers_of(one) for key, one in {id(arm.log): arm.log for arm in arms}.items()}
         self._asked: dict[str, _Asked] = {}
         self._without_model = PagesWithoutModel(spec)
 
@@ -156,7 +140,7 @@ class Storefront:
         pages = self.world.next_pages(until_ms, pages_max)
         if len(pages.numbers):
             before(int(pages.times_ms[0]))
-        requests: dict[tuple[int, int], list[RankRequest]] = {}
+        requests: dict[int, list[RankRequest]] = {}  # by arm
         for b in range(len(pages.numbers)):
             user = pages.user(b)
             index = self._indices[self._assign(user)]
@@ -173,12 +157,10 @@ class Storefront:
                 request_id, user, arm.policy.ranked_max(k, len(candidates)), int(pages.times_ms[b]),
                 pages.context(b), names, DEADLINE_MS, history,
             )  # fmt: skip
-            key = id(arm.log)
-            partition = partition_of(request_id, self._requests[key])
-            requests.setdefault((index, partition), []).append(request)
+            requests.setdefault(index, []).append(request)
             self._asked[request_id] = _Asked(pages, b, index, candidates, names, k)
-        for (index, partition), some in requests.items():
-            self.arms[index].log.send(REQUESTS.name, partition, encode_record(some))
+        for index, some in requests.items():
+            self._rankers[id(self.arms[index].log)].ask(some)
         return len(pages.numbers)
 
     def receive(self) -> ShownPages | None:
@@ -188,17 +170,16 @@ class Storefront:
     def replies(self, wait_s: float = 0.0) -> list[Answered]:
         """Replies that come within `wait_s`, in the order of their pages; those with an error are in `failed`."""
         found: list[Answered] = []
-        for reader in self._readers:
-            for record in reader.poll(wait_s):
-                for reply in decode_replies(record.value or b""):
-                    asked = self._asked.pop(reply.request_id, None)
-                    if asked is None:
-                        continue  # another caller's
-                    page_ms = int(asked.pages.times_ms[asked.page])
-                    if reply.error:
-                        self.failed.append(Failed(reply.user, page_ms, reply.error))
-                        continue
-                    found.append(Answered(asked, Reply(reply, record.time_ms, page_ms)))
+        for rankers in self._rankers.values():
+            for reply, replied_ms in rankers.replies(wait_s):
+                asked = self._asked.pop(reply.request_id, None)
+                if asked is None:
+                    continue  # another caller's
+                page_ms = int(asked.pages.times_ms[asked.page])
+                if reply.error:
+                    self.failed.append(Failed(reply.user, page_ms, reply.error))
+                    continue
+                found.append(Answered(asked, Reply(reply, replied_ms, page_ms)))
         found.sort(key=lambda one: int(one.asked.pages.numbers[one.asked.page]))
         return found
 
@@ -255,9 +236,9 @@ class Storefront:
         self._producer.send_due()
 
     def close(self) -> None:
-        """Close the readers; the logs stay open."""
-        for reader in self._readers:
-            reader.close()
+        """Leave the rankers; the logs stay open."""
+        for rankers in self._rankers.values():
+            rankers.close()
 
     def _choose(self, asked: _Asked, reply: RankReply) -> ChosenPage:
         names = asked.names

@@ -77,7 +77,7 @@ class Gate:
         named = [value for name, value in scope["headers"] if name == b"host"]
         if len(named) == 1:
             host = host_of(named[0].decode("latin-1"))
-            if host in self._hosts or _is_address(host, scope["server"]):
+            if host in self._hosts or is_address(host, scope["server"]):
                 return
         shown = named[0][:100].decode("latin-1") if named else ""
         raise HttpProblem(FOREIGN_HOST, f"the header Host says {shown!r}" if len(named) < 2 else "two Host headers")
@@ -114,14 +114,24 @@ def host_of(header: str) -> str:
     return header.rpartition(":")[0].lower() if ":" in header else header.lower()
 
 
-def _is_address(host: str, server: tuple[str, int] | None) -> bool:
-    """Whether `host` is the very address at which the connection arrived. An address can't be rebound as a name can."""
+def is_address(host: str, server: tuple[str, int] | None) -> bool:
+    """Whether `host` is the very address at which the connection arrived. An address can't be rebound as a name can.
+
+    >>> is_address("10.0.0.1", ("::ffff:10.0.0.1", 80)), is_address("10.0.0.1", ("10.0.0.2", 80))
+    (True, False)
+    """
     if server is None:
         return False
     try:
-        return ipaddress.ip_address(host) == ipaddress.ip_address(server[0])
+        return _address(host) == _address(server[0])
     except ValueError:
         return False
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; an IPv4 one that came in by a socket of IPv6 (::ffff:10.0.0.1) is that IPv4 one."""
+    address = ipaddress.ip_address(text)
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
 
 
 async def send_problem(problem: HttpProblem, send: Any) -> None:

@@ -91,7 +91,10 @@ class Tokens:
             return
         self._seen = state
         try:
-            self._known = read_tokens(self._file) or self._known
+            known = read_tokens(self._file)
+            if not known:
+                raise SettingsError(f"{self._file} names no token any more: without one everybody could call")
+            self._known = known
         except SettingsError as error:
             log.error("%s; the tokens stay as they were", error)
         else:

@@ -120,7 +120,8 @@ def _apply(catalogue: Catalogue, name: str, item: Item | None) -> None:
 
 
 class ItemConsumer:
-    """Reads the compacted topic `items` into a cache. `ready` is set once it was read up to its end as of start.
+    """Reads the compacted topic `items` into caches, one per model, which share the items. `ready` is set once it was
+    read up to its end as of start.
 
     Invalid records are counted, skipped, and become dead letters. Every ranker finds them at each start and writes
     them again: dead letters of one record share a key in a compacted topic, and `thalweg dlq` counts them once.
@@ -128,9 +129,12 @@ class ItemConsumer:
     those who wait for replies. A failed write is retried.
     """
 
-    def __init__(self, source: Log, cache: EntityCache, open_dead_letter_log: Callable[[], Log] | None = None) -> None:
+    def __init__(
+        self, source: Log, caches: Sequence[EntityCache], open_dead_letter_log: Callable[[], Log] | None = None
+    ) -> None:
+        assert caches, "items are read for somebody"
         self.ready = threading.Event()
-        self._log, self._cache = source, cache
+        self._log, self._caches = source, caches
         self._open_dead_letter_log = open_dead_letter_log
         self._dead_letters: list[Outgoing] = []  # not yet written
         self._retry_write_s = 0.0  # when to retry; 0: the last write has succeeded
@@ -171,16 +175,20 @@ class ItemConsumer:
             if record.value is None:
                 name = (record.key or b"").decode()
                 check_lengths("a deleted item's id", (name,))
-                self._cache.put(name, None)
+                self._put(name, None)
             else:
                 item = decode_entity(record.value, Item)
-                self._cache.put(item.item, item)
+                self._put(item.item, item)
         except (BadEvent, UnicodeDecodeError) as error:
             metrics.BAD_ENTITIES.labels(ITEMS.name).inc()
             log.warning("%s/%d offset %d is skipped: %s", ITEMS.name, record.partition, record.offset, error)
             if self._open_dead_letter_log is not None and len(self._dead_letters) < DEAD_LETTERS_MAX:
                 self._dead_letters.append(dead_letter(record.value or b"", BadEvent.__name__, str(error), record))
-        metrics.ITEMS.set(len(self._cache.items))
+        metrics.ITEMS.set(len(self._caches[0].items))
+
+    def _put(self, name: str, item: Item | None) -> None:
+        for cache in self._caches:
+            cache.put(name, item)
 
     def _write_dead_letters(self) -> None:
         if not self._dead_letters or self._open_dead_letter_log is None or time.monotonic() < self._retry_write_s:

@@ -194,7 +194,7 @@ class VersionWatcher:
                 log.log(
                     logging.DEBUG if known else logging.WARNING, self.rejection
                 )  # many may follow until it catches up
-        metrics.HEAD_IS_OLDER.set(older)
+        metrics.HEAD_IS_OLDER.labels(self._model).set(older)
         return older
 
     def _should_load(self, head: Head, served: ServedVersion | None) -> bool:
@@ -229,7 +229,7 @@ class VersionWatcher:
         now_ms = self._now_ms()
         self.served = ServedVersion(version, catalogue, now_ms)
         metrics.SWAPS.inc()
-        metrics.VERSION.set(version.number)
+        metrics.VERSION.labels(self._model).set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
         self.popular.refresh(version, self._cache.columns)
 

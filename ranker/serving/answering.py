@@ -119,6 +119,6 @@ class Answerer:
             return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
         metrics.LATENCY.observe(time.monotonic() - started_s)
         if reply.version:
-            metrics.STALENESS.set(reply.staleness_ms / 1e3)
+            metrics.STALENESS.labels(model.name).set(reply.staleness_ms / 1e3)
             model.watcher.freshness.replied(reply.version, self._now_ms())
         return reply

@@ -55,6 +55,7 @@ class ReplyWriter:
         self._batches: dict[Target, _Batch] = {}
         self._outcomes: deque[tuple[int, str, Sequence[OpenRecord], LogError | None]] = deque()  # from any thread
         self._epoch = 0
+        self._logged: Record | None = None  # the last one whose invalid requests were logged
 
     def home(self, request_id: str) -> Target:
         """The partition of `rank.replies` that belongs to a request id."""
@@ -91,7 +92,10 @@ class ReplyWriter:
     def send_dead_letter(self, raw: bytes, reason: str, record: Record, opened: OpenRecord) -> None:
         """Send rejected bytes to the dead-letter topic."""
         metrics.DEAD_LETTERS.inc()
-        log.warning("a request is invalid (%s): it goes to %s", reason, REQUESTS_DLQ.name)
+        if self._logged is not record:
+            self._logged = record
+            log.warning("a request is invalid (%s): it goes to %s, as do others of its record, of which no log tells",
+                        reason, REQUESTS_DLQ.name)  # fmt: skip
         letter = dead_letter(raw, BadEvent.__name__, reason, record)
         assert letter.value is not None, "a dead letter is no tombstone"
         opened.open += 1

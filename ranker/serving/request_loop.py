@@ -15,17 +15,17 @@ from ranker import metrics
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer, deadline_of, expired, refusal, shed
 from ranker.serving.offset_tracker import OffsetTracker, OpenRecord
-from ranker.serving.reply_writer import ReplyWriter
+from ranker.serving.reply_writer import ReplyWriter, Target
 from ranker.serving.request_queue import RequestQueue, WaitingRequest
 from stream.events.request_parts import RequestHead, RequestPart, request_parts
 from stream.events.types import INVALID, RankReply, RankRequest
 from stream.log.protocol import START, GroupReader, Record
-from stream.runtime.errors import BadEvent, LogGap
+from stream.runtime.errors import BadEvent, LogGap, LogReset
 
 RECORDS_MAX: Final = 500  # a poll; they are read ahead, so that the queue's length is known
 UNREAD_BYTES_MAX: Final = 8 * 1024 * 1024  # of records whose requests aren't all admitted or shed: no poll above it,
 STAY_S: Final = 1.0  # but one of one record so often, which keeps the membership of the group
-HEADS_MAX: Final = 256  # of one partition, between two slices
+HEADS_MAX, HEADS_MS = 256, 5.0  # of one partition, between two slices: an invalid request costs as much as ranking one
 SLICE_MS: Final = 10.0
 SLICE_MAX: Final = 32  # requests
 LINGER_S: Final = 0.002  # how long a reply may wait for others of its record
@@ -138,6 +138,11 @@ class RequestLoop:
                         "more, they are skipped", gap.topic, gap.partition, gap.start - gap.wanted)  # fmt: skip
             self._reader.seek(gap.partition, START)
             return
+        except LogReset as reset:
+            log.warning("%s; requests are answered from its beginning", reset)
+            self._drop(reset.partition)
+            self._reader.seek(reset.partition, START)
+            return
         for partition in self._trackers.keys() - self._reader.assigned():
             self._drop(partition)
         self._polled_s = self._clock_s()
@@ -163,10 +168,10 @@ class RequestLoop:
     def _read_heads(self) -> None:
         """Admit, shed or skip the next requests of each partition."""
         for partition, records in list(self._unread.items()):
-            heads = HEADS_MAX
-            while records and heads:
+            heads, until_s = HEADS_MAX, self._clock_s() + HEADS_MS / 1e3
+            while records and heads and self._clock_s() < until_s:
                 unread = records[0]
-                while unread.parts and heads:
+                while unread.parts and heads and self._clock_s() < until_s:
                     self._read_head(unread, unread.parts.popleft())
                     heads -= 1
                 if not unread.parts:
@@ -215,7 +220,7 @@ class RequestLoop:
         started_s = sent_s = self._clock_s()
         batch: list[tuple[WaitingRequest, RankRequest]] = []
         for waiting in self._queue.take(max(1, min(SLICE_MAX, int(SLICE_MS / self._admission.cost_ms)))):
-            request = self._request(waiting.part, waiting.record, waiting.opened)
+            request = self._request(waiting.part, waiting.record, waiting.opened, waiting.target)
             if request is None:
                 waiting.opened.open -= 1
                 self._queue.done()
@@ -235,8 +240,13 @@ class RequestLoop:
                 self._replies.send()
                 sent_s = now_s
 
-    def _request(self, part: RequestPart, record: Record, opened: OpenRecord) -> RankRequest | None:
-        """The whole request; None: it's invalid, which its dead letter and a reply say."""
+    def _request(
+        self, part: RequestPart, record: Record, opened: OpenRecord, target: Target | None = None
+    ) -> RankRequest | None:
+        """The whole request; None: it's invalid, which its dead letter and a reply say.
+
+        The reply goes to `target`; None: to the partition of its request id, since it isn't known where else.
+        """
         try:
             return part.request()
         except BadEvent as bad:
@@ -246,7 +256,7 @@ class RequestLoop:
         if names is not None:
             reply = RankReply(names.request_id, names.user, [], [], 0, error=reason, kind=INVALID)
             self._answerer.observe(reply, record.time_ms)
-            self._replies.add(reply, self._replies.home(names.request_id), opened)
+            self._replies.add(reply, target or self._replies.home(names.request_id), opened)
             self._replied += 1
         return None
 

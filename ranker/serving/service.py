@@ -30,6 +30,7 @@ from stream.runtime.errors import LogError, LogUnavailable
 POLL_S: Final = 0.1
 FIRST_MODEL_S: Final = 10.0  # how long to wait for the first model before answering without one
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)
+HUNG_S: Final = 60.0  # after which a request loop that hasn't polled is hung; a broker that is silent takes up to 20 s
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class RankerService:
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
         self._unavailable: dict[str, str] = {}  # why a model's requests aren't answered
+        self._polled_s: dict[str, float] = {}  # when each model's request loop last did, monotonic
 
     def _model(self, name: str, source: ModelSource) -> ServedModel:
         cache = self._caches[name]
@@ -105,12 +107,17 @@ class RankerService:
         return self._is_warm and not self.stop.is_set(), self.ready()[1]
 
     def item(self, name: str) -> Item | None:
-        """What is known of an item. Any thread may ask."""
+        """What is known of an item, by all models alike. Any thread may ask."""
         return next(iter(self._caches.values())).items.get(name)
 
     def live(self) -> tuple[bool, str]:
-        """For `/livez`: whether all threads run."""
-        return not self._failures, "ok" if not self._failures else f"a thread has ended: {self._failures[0]!r}"
+        """For `/livez`: whether all threads run, and no request loop hangs."""
+        if self._failures:
+            return False, f"a thread has ended: {self._failures[0]!r}"
+        for name, polled_s in self._polled_s.copy().items():
+            if (silent_s := time.monotonic() - polled_s) > HUNG_S:
+                return False, f"the loop of requests for {name} hangs since {silent_s:.0f} s"
+        return True, "ok"
 
     def run(self, connect: Callable[[], Log], stopping: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` is set. Raises LogError when a retry won't help.
@@ -141,20 +148,15 @@ class RankerService:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
-        consumers = [
-            ItemConsumer(source, cache, connect if number == 0 else None)  # one writes dead letters
-            for number, cache in enumerate(self._caches.values())
-        ]
-        for consumer in consumers:
-            self._start("consume", consumer.run)
+        consumer = ItemConsumer(source, list(self._caches.values()), connect)
+        self._start("consume", consumer.run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
         self.state = "reading items"
-        for consumer in consumers:
-            while not consumer.ready.wait(0.1):
-                if self.stop.is_set():
-                    return
+        while not consumer.ready.wait(0.1):
+            if self.stop.is_set():
+                return
         self._wait_for_models()
         gc.collect()
         gc.freeze()  # long-lived: full collections skip it
@@ -200,6 +202,7 @@ class RankerService:
     def _poll(self, loop: RequestLoop, name: str, stop: threading.Event) -> None:
         failures = 0
         while not stop.is_set():
+            self._polled_s[name] = time.monotonic()
             try:
                 loop.poll_once(POLL_S)
                 if failures:

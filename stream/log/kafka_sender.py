@@ -15,7 +15,7 @@ from stream.runtime.settings import Settings
 
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024  # kafka-python has no bound
 BATCH_BYTES: Final = 512 * 1024
-METADATA_S: Final = 2.0  # `send` asks for a topic's partitions when it doesn't know them
+METADATA_S: Final = 2.0  # the first `send` to a topic waits for its partitions; later ones don't, though it be deleted
 
 
 class KafkaSender:
@@ -29,6 +29,7 @@ class KafkaSender:
         self._lock = threading.Lock()
         self._pending_bytes = 0
         self._closed = False
+        self._asked: set[str] = set()  # topics whose partitions were waited for
         with translated(settings, "connecting"):
             self._producer = KafkaProducer(
                 **client_options(settings),
@@ -49,9 +50,13 @@ class KafkaSender:
         if self._pending_bytes > PENDING_BYTES_MAX:
             settled(LogUnavailable(f"{self._pending_bytes} bytes wait for the broker ({doing}): is it up?"))
             return
+        name = self._settings.topic(topic)
+        if not self._may_send(name):
+            settled(LogUnavailable(f"no broker knows the topic {name} ({doing}): was it deleted?"))
+            return
         self._add(len(value))
         try:
-            future = self._producer.send(self._settings.topic(topic), value, key, partition=partition)
+            future = self._producer.send(name, value, key, partition=partition)
         except errors.KafkaError as bad:
             self._add(-len(value))
             settled(translate(self._settings, doing, bad))
@@ -70,6 +75,17 @@ class KafkaSender:
         if not self._closed:
             self._closed = True
             with_timeout(2.0, partial(stop, self._producer), late=None)
+
+    def _may_send(self, name: str) -> bool:
+        """Whether the producer knows the topic, or hasn't waited for it yet. It would wait again at each record."""
+        known = self._producer._metadata.partitions_for_topic(name) is not None
+        if known or name not in self._asked:
+            self._asked.add(name)
+            return True
+        self._producer._sender.add_topic(name)
+        self._producer._metadata.request_update()
+        self._producer._sender.wakeup()
+        return False
 
     def _settle(self, size: int, settled: Settled, doing: str, outcome: object) -> None:
         self._add(-size)

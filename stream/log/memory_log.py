@@ -91,6 +91,12 @@ class MemoryLog:
             del part.records[: keep_from - part.start]
             part.start = keep_from
 
+    def recreate(self, topic: str) -> None:
+        """Drop all records and begin at offset 0, as a topic that was deleted and created again."""
+        with self._changed:
+            for part in self._parts(topic):
+                part.start, part.records = 0, []
+
     def reader(self, topic: str, positions: Mapping[int, int]) -> "MemoryReader":
         """A reader of exactly these partitions from these offsets (or START, END: as of now)."""
         return MemoryReader(topic, self._parts(topic), self._changed, positions)

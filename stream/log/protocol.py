@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 
-from stream.runtime.errors import LogError, LogGap
+from stream.runtime.errors import LogError, LogGap, LogReset
 
 START: Final = -2  # as a position: the oldest record
 END: Final = -1  # as a position: after the newest record
@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Records in offset order per partition; empty after `timeout_s`.
 
         Raises LogGap when a position is older than the log's start (the reader keeps its position; `seek` moves it),
-        LogUnavailable when no broker has answered for long, LogError otherwise.
+        LogReset when it's after its end, LogUnavailable when no broker has answered for long, LogError otherwise.
         """
 
     def positions(self) -> dict[int, int]:
@@ -147,11 +147,8 @@ def fenced_member(member: str) -> LogError:
 
 
 def check_position(topic: str, partition: int, offset: int, start: int, end: int) -> None:
-    """Raises LogGap when `offset` is before the log's start, LogError when it's after its end."""
+    """Raises LogGap when `offset` is before the log's start, LogReset when it's after its end."""
     if offset < start:
         raise LogGap(topic, partition, offset, start)
     if offset > end:
-        raise LogError(
-            f"offset {offset} of {topic}/{partition} is after the log's end {end}: this isn't the log that was read "
-            "before (a recreated topic?); start from its beginning with a new model name, or point to the old log"
-        )
+        raise LogReset(topic, partition, offset, end)

@@ -9,7 +9,8 @@
     ├── LogError             the log rejected a request or failed
     │   ├── LogUnavailable   no broker answers: worth a retry
     │   ├── LogGap           the requested offset is older than the log's start
-    │   ├── LogTruncated     the requested offset is after the log's end
+    │   ├── LogReset         the requested offset is after the log's end: a reader that runs meets another log
+    │   ├── LogTruncated     so is the one from which a joiner would resume
     │   └── Poisoned         only invalid events have arrived for long
     ├── SnapshotError        a snapshot is invalid or can't be transferred
     │   ├── StoreUnavailable no snapshot store answers: worth a retry
@@ -66,6 +67,20 @@ class LogGap(LogError):
         self.partition = partition
         self.wanted = wanted
         self.start = start
+
+
+class LogReset(LogError):
+    """The offset that a reader wants is after the log's end: this isn't the log that was read before."""
+
+    def __init__(self, topic: str, partition: int, wanted: int, end: int) -> None:
+        super().__init__(
+            f"offset {wanted} of {topic}/{partition} is after the log's end {end}: this isn't the log that was read "
+            "before (a recreated topic?); start from its beginning with a new model name, or point to the old log"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.wanted = wanted
+        self.end = end
 
 
 class LogTruncated(LogError):

@@ -3,27 +3,17 @@
 from pathlib import Path
 
 import pytest
-from msgspec import structs
 
-from learner.checkpoints.checkpoint import restore, take
-from learner.checkpoints.checkpoint_files import ANCHORED
+from learner.checkpoints.checkpoint import restore
 from learner.checkpoints.checkpointer import Checkpointer
 from learner.learner import Learner
 from learner.promotion import Promotion
-from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retrain_files import Outcome
-from stream.events.codec import encode
-from stream.events.topics import ITEMS
-from stream.events.types import Item
-from stream.runtime.errors import CheckpointError
-from stream.snapshots.memory_store import MemoryStore
-from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import small_spec
 from tests.support.retrain_house import CUT, NEVER_MS, SEEN, SPEC, House, learn_to, promoted, saved
-from tests.support.waiting import wait_until
 
 WORSE = RetrainVerdict(False, "it is worse than the live one", 150, 40, 0.8, 0.9, 0.05, 0.15)
 
@@ -72,6 +62,20 @@ def test_a_learner_that_is_behind_reaches_the_new_model_s_offset_first(house: Ho
     assert promotion.step()
     assert learner.model.warm_starts == 1
     assert learner.offset == outcome.offset
+
+
+def test_a_new_model_that_held_out_pages_find_worse_is_dropped(house: House) -> None:
+    """While it catches up: live, it would take the learner back to the checkpoint of its anchor."""
+    house.retrain()
+    learner = house.learner()
+    before, promotion = learner.model, Promotion(learner, house.settings)
+    promoted(promotion)
+    assert promotion._restored is not None
+    promotion._restored.model.held_out.worse = "log loss"
+    learn_to(learner, SEEN)
+    assert not promotion.step()
+    assert learner.model is before
+    assert house.retrain_files().read() is None
 
 
 def test_a_new_model_takes_the_learner_s_tunables(house: House) -> None:
@@ -196,65 +200,27 @@ def test_a_worse_model_is_dropped_with_its_reason(house: House) -> None:
     assert files.read() is None
 
 
-def test_a_model_evolves_while_the_learner_learns(house: House) -> None:
-    """The learner swaps to the changed spec, and resumes with it after a restart; the old one is refused then."""
-    spec = small_spec(
-        **{
-            "every = 300, window = 200": "window = 200, judged = 150",
-            '"item.price",': '"item.price", "item.maker",',
-            'price = "number"': 'price = "number"\nmaker = "category"',
-            'features = ["user.id", "item.id"]': 'features = ["user.id", "item.id", "item.maker"]',
-        }
-    )
-    for n in range(30):
-        house.log.send(ITEMS.name, 0, encode(Item(f"i{n}", {"maker": f"m{n % 3}"})), b"i%d" % n)
-    outcome = house.retrain(spec)
-    assert outcome.verdict.promoted, outcome
-    house.grow()
-    learner = house.learner()
-    learn_to(learner, 95)
-    store = MemoryStore(SPEC.name)
-    clock = iter(range(10**6, 10**9, 10**5)).__next__
-    config = publish_config(learner.model, house.settings)
-    publisher = learner.publisher = Publisher(learner.model, store, config, clock, learner.used)
-    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the old spec")
-    promoted(Promotion(learner, house.settings))
-    assert learner.model.spec.fingerprint() == spec.fingerprint()
-    learn_to(learner, 97)
-    wait_until(lambda: publisher.maybe_publish(learner.offset), "a version of the new spec")
-    publisher.uploader.stop()
-    live = store.manifest(publisher.version)
-    assert (live.parent, live.fingerprint) == (publisher.version - 1, spec.fingerprint())
-    assert all(not part.deltas and not part.merged for part in live.parts.values())
-    makers = [key for key in learner.model.wide.table.rows()[:, 0] if int(key) & 255 == 3]
-    assert len(makers) == 3
-    learn_to(learner, 100)
-    assert learner.model.examples == 900
-    assert learner.dead_letters.count == 0
-    learner.maybe_checkpoint(now=True)
-    assert_same(house.learner(spec).model, learner.model)
-    with pytest.raises(CheckpointError, match="thalweg evolve"):
-        house.learner()
+def test_a_retrain_that_is_called_for_waits_for_the_new_model_s_checkpoint(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm calls once; a retrain that began before would begin with the old model."""
+    house.retrain()
+    learner, started = house.learner(), list[list[str]]()
 
+    class Process:
+        def __init__(self, command: list[str], **_: object) -> None:
+            started.append(command)
 
-def test_a_model_that_evolved_without_a_learner_waits_for_its_spec(house: House) -> None:
-    """A learner that starts with the changed spec goes on with it."""
-    spec = small_spec(**{"every = 300, window = 200": "window = 200, judged = 150", "[8, 4]": "[12, 4]"})
-    outcome = house.retrain(spec)
-    learner = house.learner(spec)
-    assert learner.offset == outcome.offset
-    assert learner.model.spec.identity() == spec.identity()
-    assert house.retrain_files().read() is None
-    assert house.learner(spec).offset == outcome.offset
-
-
-def test_a_checkpoint_without_its_spec_needs_it_named(house: House) -> None:
-    """As earlier builds wrote them."""
-    learner = house.learner()
-    found = take(learner.model, learner.offset + 1, 0, 0)
-    house.files.write(type(found)(structs.replace(found.meta, spec=""), found.arrays))
-    with pytest.raises(CheckpointError, match="--before FILE"):
-        house.retrain()
+    monkeypatch.setattr("learner.promotion.subprocess.Popen", Process)
+    learn_to(learner, SEEN)
+    promotion = Promotion(learner, house.settings)
+    promoted(promotion)
+    learner.model.call_for_retrain("drift")
+    promotion.step()
+    assert not started
+    saved(learner, promotion)
+    promotion.step()
+    assert [command[-1] for command in started] == ["drift"]
 
 
 @pytest.mark.parametrize("is_restored", [False, True])
@@ -280,28 +246,3 @@ def test_what_was_trained_before_a_roll_back_is_dropped(house: House, *, is_rest
     learn_to(learner, 100)
     promoted(Promotion(learner, house.settings))
     assert learner.model.warm_starts == 1
-
-
-def test_an_evolved_model_can_be_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it was promoted as is pinned: checkpoints of the old spec are of no use to it."""
-    judge_often(monkeypatch)
-    base = {"every = 300, window = 200": "window = 200, judged = 150"}
-    house = House(tmp_path)
-    learner = house.learner(holding_spec(0.2, **base))
-    for end in (10, 20, 30, CUT):
-        learn_to(learner, end)
-        learner.maybe_checkpoint(now=True)
-    assert learner.model.held_out.begun
-    assert house.retrain(holding_spec(0.2, **base, **{"[8, 4]": "[12, 4]"})).verdict.promoted
-    learn_to(learner, SEEN)
-    promotion = Promotion(learner, house.settings)
-    promoted(promotion)
-    assert learner.model.warm_starts == 1
-    assert learner._pinned(ANCHORED) is None
-    saved(learner, promotion)
-    learner.obey_judgements()
-    assert learner._pinned(ANCHORED) is not None
-    held_out = learner.model.held_out.examples
-    learner.roll_back("because", ANCHORED)
-    assert learner.model.roll_backs == 1
-    assert learner.model.held_out.examples == held_out > 0

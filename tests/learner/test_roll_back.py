@@ -285,12 +285,17 @@ def test_while_the_state_after_it_cant_be_saved_versions_go_out(loop: Loop, monk
     good = loop.files.pinned()
     make_nan(loop.model)
     loop.learn(4)
-    monkeypatch.setattr(CheckpointWriter, "_write", full)
-    loop.learner.roll_back("because")
-    assert not loop.learner.may_publish
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointWriter, "_write", full)
+        loop.learner.roll_back("because")
+        assert not loop.learner.may_publish
+        loop.learner.maybe_checkpoint(now=True)
+        assert loop.learner.may_publish
+        assert loop.files.pinned() == good
     loop.learner.maybe_checkpoint(now=True)
-    assert loop.learner.may_publish
-    assert loop.files.pinned() == good
+    newest = loop.files.newest()
+    assert newest is not None
+    assert newest.meta.roll_backs == 1, "saved once there is space, though no record came"
 
 
 def test_dead_letters_come_first(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def _live(log: list[bytes], life: str, folder: Path, phase: str, entry: int, lin
 def _learn(examples: MemoryLog, folder: Path, end: int) -> None:
     files = checkpoints_in(folder)
     settings = Settings(local=folder)
-    found = service._newest(settings, SPEC, files)
+    found = service._newest(settings, SPEC, files, lambda: examples)
     model = restore(SPEC, found) if found else Model(SPEC)
     model.learned_ids.ids_max = IDS_MAX
     learner = Learner(examples, model, found.meta.offset if found else START, files, 0, found)

@@ -53,14 +53,14 @@ class House:
 
     def learner(self, spec: Spec = SPEC) -> Learner:
         """From the newest checkpoint, as the service starts it."""
-        found = _newest(self.settings, spec, self.files)
+        found = _newest(self.settings, spec, self.files, lambda: self.log)
         model, offset = (resume(spec, found), found.meta.offset) if found else (Model(spec), 0)
         return Learner(self.log, model, offset, self.files, NEVER_MS, found)
 
     def copied(self, name: str) -> "House":
         """The machine as it is now, with the same log: where a process is killed now, and another one starts."""
         copy = object.__new__(House)
-        copy.settings = Settings(local=self.settings.local.with_name(name))
+        copy.settings = Settings(local=self.settings.local.with_name(f"{self.settings.local.name}-{name}"))
         shutil.copytree(self.settings.local, copy.settings.local)
         copy.log, copy.files = self.log, CheckpointFiles(checkpoints_of(copy.settings, SPEC.name))
         return copy

@@ -14,6 +14,7 @@ from learner.publishing.version_builder import VersionBuilder, serving_deep_logi
 from learner.training.model import Model
 from producers.clock import Clock
 from producers.replay import ReplayOptions, replay
+from producers.store.rankers import LogRankers
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import VersionLoader
 from stream.log.kafka_log import KafkaLog
@@ -103,7 +104,7 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     log = KafkaLog(house.settings, linger_ms=5)
     stopping = threading.Event()
     house.start("joiner", "learner", "ranker")
-    asker = OpenLoopClient(log, rps=80, k=5, sample_every=1)
+    asker = OpenLoopClient(log, LogRankers(log), rps=80, k=5, sample_every=1)
     player = threading.Thread(
         target=lambda: replay(
             log,

@@ -21,6 +21,7 @@ from thalweg.cli.options import (
 )
 
 RPS: Final = 50.0
+RANKER: Final = "127.0.0.1:8080"
 
 tour = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, help="Fetch public data sets.")
@@ -67,7 +68,8 @@ def demo(
         raise SettingsError("--rps is of --world movielens: in the store each page is a request, so --rate says it")
     settings = read_settings()
     config = DemoConfig(world, seconds, limit, rate or 0.0, rps or RPS, keep)
-    write_json(json_file, run_demo(settings, (spec or SPECS / f"{world}.toml").resolve(), config))
+    figures = run_demo(settings, (spec or SPECS / f"{world}.toml").resolve(), config)
+    write_json(json_file, figures | {"transport": "http"})
 
 
 @tour.command(hidden=True)
@@ -77,22 +79,24 @@ def play_store(
     rate: Annotated[float, typer.Option(min=0.1, help="Pages a second, a daily mean.")] = 100.0,
     sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the world.")] = 0,
+    http: Annotated[str, typer.Option(help="Where the ranker answers over HTTP.")] = RANKER,
 ) -> None:
     """Play the store's world in real time until stdin closes; on stdout replies and what was shown, as JSON lines."""
     from thalweg.demo.store_player import PlayerOptions, run_store_player
 
-    run_store_player(read_settings(), read_spec(spec), PlayerOptions(pages, rate, sample, seed=seed))
+    run_store_player(read_settings(), read_spec(spec), http, PlayerOptions(pages, rate, sample, seed=seed))
 
 
 @tour.command(hidden=True)
 def ask(
     rps: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent by schedule.")] = RPS,
     sample: Annotated[int, typer.Option(min=1, help="Print every Nth reply in full.")] = 5,
+    http: Annotated[str, typer.Option(help="Where the ranker answers over HTTP.")] = RANKER,
 ) -> None:
     """Send requests open loop for users seen in `events`, until stdin closes; one JSON line a reply on stdout."""
     from thalweg.demo.open_loop_client import run_open_loop_client
 
-    run_open_loop_client(read_settings(), rps, sample)
+    run_open_loop_client(read_settings(), http, rps, sample)
 
 
 def context_of(texts: Sequence[str]) -> dict[str, str | float]:

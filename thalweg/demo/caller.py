@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from stream.events.codec import decode_events, decode_replies, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
-from stream.events.types import Impression, Install, Item, RankReply, RankRequest
+from stream.events.types import Impression, Install, Item, RankReply, RankRequest, ReplyTo
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import END, Log, Reader, Record, partition_of
 from stream.runtime.clock import now_ms
@@ -37,14 +37,6 @@ class Answer:
         return {name: getattr(self.reply, name) for name in FIGURES} | {"latency_ms": self.latency_ms}
 
 
-def request_id_for(partition: int, partitions: int) -> str:
-    """A request id whose reply comes in this partition: a caller reads one partition and waits for no other."""
-    while True:
-        request_id = uuid4().hex
-        if partition_of(request_id, partitions) == partition:
-            return request_id
-
-
 def impression_of(reply: RankReply, time_ms: int) -> Impression | None:
     """The reply as a page that its user saw at `time_ms`; None without features: no model ranked it."""
     if not reply.features:
@@ -65,7 +57,7 @@ class Caller:
 
     def __init__(self, log: Log, now_ms: Callable[[], int] = now_ms) -> None:
         self._log, self._now_ms = log, now_ms
-        self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, REQUESTS.name, REPLIES.name)}
+        self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, REQUESTS.name)}
         self._reader = log.reader(REPLIES.name, {0: END})
 
     def close(self) -> None:
@@ -84,10 +76,11 @@ class Caller:
 
         `context`: what pages of this model come with. Without it a model that has always seen some may rank badly.
         """
-        request_id = request_id_for(0, self._partitions[REPLIES.name])
+        request_id = uuid4().hex
         request = RankRequest(
             request_id, user, k, context=dict(context or {}),
             candidates=None if candidates is None else list(candidates), deadline_ms=int(ANSWER_S * 1000),
+            reply_to=ReplyTo(REPLIES.name, 0),
         )  # fmt: skip
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])

@@ -36,6 +36,7 @@ KEPT: Final = (
     "it stays up until `thalweg down`: try `thalweg rank {user}`, `thalweg send-install {user} {item}`, "
     "`thalweg status`"
 )
+OPTIONS: Final = {"ranker": ("--http", "127.0.0.1:0")}  # of services; a free port
 STORE: Final = (
     "the store's world begins once its past is learned: of what is shown at random {rate:.0%} is installed (preset "
     "{preset}); half of its users see what is popular, the others what the model ranks first"
@@ -55,7 +56,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "freshness_deep_p99_ms": "",
     "servable_p50_ms": "install appended → that version swapped in",
     "servable_p99_ms": "",
-    "rank_p50_ms": "scheduled send → reply at the caller, 100 candidates",
+    "rank_p50_ms": "scheduled send → reply at the caller, over HTTP, 100 candidates",
     "rank_p99_ms": "",
     "rank_replies": "replies to ranking requests, those after the last page among them",
     "rank_errors": "requests without a list",
@@ -106,8 +107,9 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             apply_topics(services.settings, plan_topics(services.settings))
             report("starting joiner, learner and ranker")
             for name in SERVICES:
-                services.start(name, "run", name, "--spec", str(spec))
+                services.start(name, "run", name, "--spec", str(spec), *OPTIONS.get(name, ()))
             services.wait_ready(*SERVICES)
+            report(f"asking the ranker over HTTP, at {services.ranker_http}")
             if config.world == "store":
                 report(STORE.format(rate=BASE_RATES[PRESET], preset=PRESET))
             monitor = play(services, spec, config, console)

@@ -48,16 +48,16 @@ class DemoFreshness:
         self.servable_ms: list[float] = []
         self._pending_deep: list[Manifest] = []  # whose installs no served deep part has learned
 
-    def add_reply(self, version: int, appended_ms: int, live_since_ms: int) -> None:
-        """A reply by `version` was appended at `appended_ms`; its ranker swapped the version in at `live_since_ms`."""
+    def add_reply(self, version: int, replied_ms: int, live_since_ms: int) -> None:
+        """A reply by `version` came at `replied_ms`; its ranker swapped the version in at `live_since_ms`."""
         if version <= self.version:
             return
         manifests = manifests_between(self._store, self.version, version)
-        self.served_ms += _delays(manifests, appended_ms)
+        self.served_ms += _delays(manifests, replied_ms)
         self.servable_ms += _delays(manifests, live_since_ms)
         deep_version = manifests[0].deep_version
         self._pending_deep += manifests if deep_version else []  # else there is none, or the manifest doesn't say
-        self.served_deep_ms += _delays([one for one in self._pending_deep if one.version <= deep_version], appended_ms)
+        self.served_deep_ms += _delays([one for one in self._pending_deep if one.version <= deep_version], replied_ms)
         self._pending_deep = [one for one in self._pending_deep if one.version > deep_version]
         self.version = version
 

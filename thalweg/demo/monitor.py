@@ -155,7 +155,7 @@ class DemoMonitor:
                 continue
             self.requests.add(message)
             if not message.error:
-                self._freshness.add_reply(message.version, message.appended_ms, message.live_since_ms)
+                self._freshness.add_reply(message.version, message.replied_ms, message.live_since_ms)
 
     def update(self) -> None:
         """Read the services' metrics; those of a service that doesn't answer stay as they were."""

@@ -11,17 +11,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 
-from stream.events.codec import decode_events, decode_replies, encode_record
-from stream.events.topics import EVENTS, REPLIES, REQUESTS
+from producers.store.rankers import Rankers
+from stream.events.codec import decode_events
+from stream.events.topics import EVENTS
 from stream.events.types import Impression, RankReply, RankRequest
 from stream.log.kafka_log import KafkaLog
-from stream.log.protocol import END, START, Log, Record, partition_of
+from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import ThalwegError
 from stream.runtime.settings import Settings
-from thalweg.demo.caller import request_id_for
+from thalweg.demo.http_rankers import HttpRankers
 
 USERS_MAX: Final = 256  # the users who were seen last
 WATCH_EVERY_S: Final = 0.25  # each poll of `events` costs the broker a fetch
@@ -31,13 +33,13 @@ UNANSWERED_S: Final = 5.0
 class RequestOutcome(msgspec.Struct, array_like=True, tag="request"):
     """One request and its outcome. `error` is empty, or says why there's no list.
 
-    `latency_ms`: intended send → reply at the caller. `reply`: the whole reply, for a sample. `is_timed` False: it had
-    so few candidates that its latency isn't counted.
+    `latency_ms`: intended send → reply at the caller. `replied_ms`: see Replied. `reply`: the whole reply, for a
+    sample. `is_timed` False: it had so few candidates that its latency isn't counted.
     """
 
     user: str
     latency_ms: float
-    appended_ms: int = 0
+    replied_ms: int = 0
     version: int = 0
     live_since_ms: int = 0
     staleness_ms: int = 0
@@ -52,11 +54,9 @@ class OpenLoopClient:
     Every Nth reply (`sample_every`) is kept whole. `k`: items a request.
     """
 
-    def __init__(self, log: Log, rps: float, sample_every: int, k: int = 10) -> None:
-        self._log = log
+    def __init__(self, log: Log, rankers: Rankers, rps: float, sample_every: int, k: int = 10) -> None:
+        self._log, self._rankers = log, rankers
         self._rps, self._sample_every, self._k = rps, sample_every, k
-        self._requests = log.partitions(REQUESTS.name)
-        self._replies = log.partitions(REPLIES.name)
         self._users: OrderedDict[str, int] = OrderedDict()  # user → event time of the last page
         self._pending: dict[str, tuple[str, float]] = {}  # request id → user, intended time (monotonic)
         self._answered = 0
@@ -64,7 +64,6 @@ class OpenLoopClient:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._failure: Exception | None = None
-        self._reply_reader = log.reader(REPLIES.name, {0: END})
         # All partitions from their start, until a user is seen: a short replay may be over before this process reads.
         self._event_reader = log.reader(EVENTS.name, dict.fromkeys(range(log.partitions(EVENTS.name)), START))
         self._threads = [
@@ -95,11 +94,11 @@ class OpenLoopClient:
         return outcomes
 
     def close(self) -> None:
-        """Stop, and close the readers; the log stays open."""
+        """Stop, and leave the rankers; the log stays open."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self._reply_reader.close()
+        self._rankers.close()
         self._event_reader.close()
 
     def _run(self, loop: Callable[[], None]) -> None:
@@ -118,7 +117,7 @@ class OpenLoopClient:
         while not self._stop.is_set():
             intended_s = begun_s + number / self._rps
             number += 1
-            request_id = request_id_for(0, self._replies)
+            request_id = uuid4().hex
             wait_s = intended_s - time.monotonic()
             if wait_s > 0:
                 time.sleep(wait_s)
@@ -126,7 +125,7 @@ class OpenLoopClient:
                 user, time_ms = self._pick(number)
                 self._pending[request_id] = (user, intended_s)
             request = RankRequest(request_id, user, self._k, time_ms, deadline_ms=int(UNANSWERED_S * 1000))
-            self._log.send(REQUESTS.name, partition_of(request_id, self._requests), encode_record([request]))
+            self._rankers.ask([request])
 
     def _pick(self, number: int) -> tuple[str, int]:
         """One of the users who were seen last, in turn, and that user's event time."""
@@ -159,14 +158,13 @@ class OpenLoopClient:
 
     def _receive(self) -> None:
         while self._pending or not self._stop.is_set():
-            records = self._reply_reader.poll(0.05)
+            replies = self._rankers.replies(0.05)
             now_s = time.monotonic()
-            for record in records:
-                for reply in decode_replies(record.value or b""):
-                    self._add_reply(reply, record.time_ms, now_s)
+            for reply, replied_ms in replies:
+                self._add_reply(reply, replied_ms, now_s)
             self._expire(now_s)
 
-    def _add_reply(self, reply: RankReply, appended_ms: int, now_s: float) -> None:
+    def _add_reply(self, reply: RankReply, replied_ms: int, now_s: float) -> None:
         with self._lock:
             user, intended_s = self._pending.pop(reply.request_id, ("", 0.0))
             if not user:
@@ -174,7 +172,7 @@ class OpenLoopClient:
             self._answered += 1
             whole = reply if self._answered % self._sample_every == 0 else None
             self._outcomes.append(
-                RequestOutcome(user, (now_s - intended_s) * 1000, appended_ms, reply.version, reply.live_since_ms,
+                RequestOutcome(user, (now_s - intended_s) * 1000, replied_ms, reply.version, reply.live_since_ms,
                                reply.staleness_ms, reply.error, whole)
             )  # fmt: skip
 
@@ -188,9 +186,15 @@ class OpenLoopClient:
                 self._outcomes.append(RequestOutcome(user, UNANSWERED_S * 1000, error=error))
 
 
-def run_open_loop_client(settings: Settings, rps: float, sample_every: int) -> None:
-    """Run until stdin closes, at the latest when the parent process ends; an outcome a line, as JSON, on stdout."""
-    with closing(KafkaLog(settings)) as log, closing(OpenLoopClient(log, rps, sample_every)) as client:
+def run_open_loop_client(settings: Settings, http: str, rps: float, sample_every: int) -> None:
+    """Ask the ranker at `http` (host:port) until stdin closes, at the latest when the parent process ends.
+
+    An outcome a line, as JSON, on stdout.
+    """
+    with (
+        closing(KafkaLog(settings)) as log,
+        closing(OpenLoopClient(log, HttpRankers(http), rps, sample_every)) as client,
+    ):
 
         def wait_for_end() -> None:
             sys.stdin.read()

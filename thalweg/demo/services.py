@@ -107,7 +107,7 @@ class DemoServices:
         if own or is_local:  # else the environment names them, and its passwords stay out of command lines
             self._stack_root = self.local if own else self._root
             self._environment |= {"KAFKA": kafka, "REDIS": redis}
-        self._environment["TOPIC_PREFIX"] = prefix
+        self._environment |= {"TOPIC_PREFIX": prefix, "HTTP_TOKENS": ""}  # its ranker listens on loopback, for itself
         return DemoState(kafka, redis, prefix, settings.model, str(self.local), own)
 
     def command(self, *words: str) -> list[str]:
@@ -133,6 +133,12 @@ class DemoServices:
     def service(self, name: str) -> Service | None:
         """The address of a service's health endpoint; None until it has one."""
         return Service.read(self.local / "run" / f"{name}-{self.settings.worker}.json")
+
+    @property
+    def ranker_http(self) -> str:
+        """Where the ranker, which is ready, answers over HTTP."""
+        ranker = self.service("ranker")
+        return ranker.http if ranker else ""
 
     def metrics(self, name: str) -> Mapping[str, float]:
         """A service's metrics; empty when it doesn't answer."""

@@ -19,7 +19,8 @@ from producers.batching_producer import BatchingProducer
 from producers.clock import Clock
 from producers.store.arm import Arm, ByModel, ByPopularity
 from producers.store.parameters import DAY_MS, StoreParameters, preset
-from producers.store.storefront import PAGE_ITEMS, PAGES_MAX, Answered, ShownPages, Storefront, replies_reader
+from producers.store.rankers import Rankers
+from producers.store.storefront import PAGE_ITEMS, PAGES_MAX, Answered, ShownPages, Storefront
 from producers.store.world import StoreWorld
 from stream.features.page_features import Layout
 from stream.log.kafka_log import KafkaLog
@@ -27,7 +28,7 @@ from stream.log.protocol import Log
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
 from thalweg.demo.acquisition import CONTROL, MODEL, ArmTotals, PastSent, StoreProgress
-from thalweg.demo.background_reader import BackgroundReader
+from thalweg.demo.http_rankers import HttpRankers
 from thalweg.demo.open_loop_client import UNANSWERED_S, RequestOutcome
 from thalweg.experiment.assignment import Assignment
 
@@ -108,11 +109,11 @@ class StorePlayer:
         return 0.0 if due_ms is None else (due_ms - self._now_ms()) / 1_000
 
     def _outcome(self, answered: Answered, received_ms: float) -> RequestOutcome:
-        reply, appended_ms, page_ms = answered.reply
+        reply, replied_ms, page_ms = answered.reply
         self._answered += 1
         whole = reply if self._answered % self._sample_every == 0 else None
         return RequestOutcome(
-            reply.user, received_ms - page_ms, appended_ms, reply.version, reply.live_since_ms, reply.staleness_ms,
+            reply.user, received_ms - page_ms, replied_ms, reply.version, reply.live_since_ms, reply.staleness_ms,
             reply=whole, is_timed=len(answered.asked.candidates) > PAGE_ITEMS and not self._has_ended,
         )  # fmt: skip
 
@@ -129,22 +130,23 @@ class StorePlayer:
             totals.popular += float(shown.popular[rows].sum())
 
 
-def open_store(log: Log, world: StoreWorld, spec: Spec, seed: int, stop: Callable[[], bool]) -> Storefront:
+def open_store(
+    log: Log, rankers: Rankers, world: StoreWorld, spec: Spec, seed: int, stop: Callable[[], bool]
+) -> Storefront:
     """A store whose users see either popular items or those of a model; all that was before it begins is sent."""
     arms = [Arm(CONTROL, ByPopularity(Layout(spec)), log), Arm(MODEL, ByModel(), log)]
     assignment = Assignment(f"demo-{seed}", dict.fromkeys((CONTROL, MODEL), 1.0))
     producer = BatchingProducer(log, Clock(), LINGER_S, lambda line: print(line, file=sys.stderr), stop)
 
-    def open_reader(log: Log) -> BackgroundReader:
-        return BackgroundReader(replies_reader(log))
-
-    front = Storefront(log, world, arms, assignment.arm_of, spec, producer, open_reader=open_reader)
+    front = Storefront(log, world, arms, assignment.arm_of, spec, producer, rankers_of=lambda _: rankers)
     front.open()
     return front
 
 
-def run_store_player(settings: Settings, spec: Spec, options: PlayerOptions) -> None:
-    """Play until stdin closes, at the latest when the parent process ends; after `options.pages` pages only installs.
+def run_store_player(settings: Settings, spec: Spec, http: str, options: PlayerOptions) -> None:
+    """Play against the ranker at `http` (host:port) until stdin closes, at the latest when the parent process ends.
+
+    After `options.pages` pages there are installs only.
 
     What was before the world begins is sent at once. The world begins at the first line on stdin: a world that began by
     the clock would be over before a slow learner has read its past.
@@ -168,7 +170,7 @@ def run_store_player(settings: Settings, spec: Spec, options: PlayerOptions) -> 
 
     with closing(KafkaLog(settings)) as log:
         world = StoreWorld(options.parameters, options.seed, start_ms=int(now_ms()))
-        with closing(open_store(log, world, spec, options.seed, stop.is_set)) as front:
+        with closing(open_store(log, HttpRankers(http), world, spec, options.seed, stop.is_set)) as front:
             player = StorePlayer(front, options.pages, options.sample_every, now_ms)
             gc.collect()
             gc.freeze()  # what is there stays: a full collection would look at all of it, while pages wait

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from structlog.testing import capture_logs
 
 from learner.checkpoints.checkpoint import take
 from learner.checkpoints.writer import CheckpointWriter
@@ -140,3 +141,44 @@ def test_a_candidate_that_is_damaged_is_dropped(house: House) -> None:
     again = house.learner()
     assert (again.model.warm_starts, again.offset) == (0, CUT)
     assert files.read() is None
+
+
+def test_a_folder_that_cant_be_written_ends_no_learning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that became read-only: what is dropped can't be removed, and isn't taken again; a newer one is."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    promotion = Promotion(learner, house.settings)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    with monkeypatch.context() as patched, capture_logs() as logged:
+        for name in ("replace", "unlink"):
+            patched.setattr(Path, name, read_only)
+        for _ in range(3):
+            promoted(promotion)
+    assert [one["event"] for one in logged].count("a new model is dropped") == 1
+    assert learner.model.warm_starts == 0
+    house.grow(last=82)
+    learn_to(learner, 82)
+    house.retrain()
+    promoted(promotion)
+    assert learner.model.warm_starts == 1
+
+
+def test_a_verdict_of_another_build_is_none(house: House) -> None:
+    """Though its model was live: it keeps no retrain from ending."""
+    house.retrain()
+    learner = house.learner()
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    files = house.retrain_files()
+    (files.folder / "promoted.json").write_text('{"later": 1}')
+    assert house.learner().model.warm_starts == 0
+    newer = house.retrain()
+    assert (files.read(), files.is_promoted) == (newer, False)
+    promoted(Promotion(learner := house.learner(), house.settings))
+    learn_to(learner, SEEN)
+    promoted(Promotion(learner, house.settings))
+    assert (files.is_promoted, learner.model.warm_starts) == (True, 1)

@@ -98,6 +98,11 @@ def test_the_file_is_read_again_when_it_changes(file: Path, caplog: pytest.LogCa
         for broken in (f"token = {ONE}", f'[x]\ntoken = "{ONE}"\nscopes = ["everything"]', '[x]\ntoken = "short"'):
             file.write_text(broken)
             assert (status(ONE), status(OTHER)) == (401, 200)
+        reads = caplog.text.count("was read again")
+        file.write_text("# all are revoked")
+        assert status(OTHER) == 200
+        assert "names no token any more" in caplog.text
+        assert caplog.text.count("was read again") == reads
         file.unlink()
         assert status(OTHER) == 200
         write(file, old=(ONE, ["rank"]))

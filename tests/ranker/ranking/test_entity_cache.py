@@ -51,10 +51,22 @@ def test_the_newest_of_each_entity_is_known_when_ready(log: MemoryLog, stop: thr
     log.send(ITEMS.name, 0, encode(Item("a", title="new")), b"a")
     log.send(ITEMS.name, 1, None, b"b")
     cache = EntityCache()
-    consumer = ItemConsumer(log, cache)
+    consumer = ItemConsumer(log, [cache])
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
     assert {name: item.title for name, item in cache.items.items()} == {"a": "new", "c": ""}
+
+
+def test_models_share_the_items(log: MemoryLog, stop: threading.Event) -> None:
+    """The topic is read and decoded once, however many models rank its items."""
+    put(log, Item("a"), Item("b"))
+    log.send(ITEMS.name, 1, None, b"b")
+    caches = [EntityCache(), EntityCache()]
+    consumer = ItemConsumer(log, caches)
+    threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
+    assert consumer.ready.wait(20)
+    assert [list(cache.items) for cache in caches] == [["a"], ["a"]]
+    assert caches[0].items["a"] is caches[1].items["a"]
 
 
 def by_popularity(cache: EntityCache) -> list[str]:
@@ -114,7 +126,7 @@ def test_bad_records_become_dead_letters(stop: threading.Event, monkeypatch: pyt
     shaky.send(ITEMS.name, 0, None, b"\xff")
     shaky.send(ITEMS.name, 0, encode(Item("c")), b"c")
     cache = EntityCache()
-    consumer = ItemConsumer(shaky, cache, shaky.again)
+    consumer = ItemConsumer(shaky, [cache], shaky.again)
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
     end = time.monotonic() + 20
@@ -135,7 +147,7 @@ def test_dead_letters_of_several_rankers_are_one(stop: threading.Event) -> None:
     log = MemoryLog({ITEMS.name: 2, ITEMS_DLQ.name: 1}, lambda: 1)
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     for copies in (1, 2, 3):
-        threading.Thread(target=ItemConsumer(log, EntityCache(), lambda: log).run, args=(stop,), daemon=True).start()
+        threading.Thread(target=ItemConsumer(log, [EntityCache()], lambda: log).run, args=(stop,), daemon=True).start()
         end = time.monotonic() + 20
         while log.ends(ITEMS_DLQ.name) != {0: copies}:
             assert time.monotonic() < end
@@ -148,7 +160,7 @@ def test_dead_letters_that_cannot_be_written_stop_nothing(log: MemoryLog, stop: 
     """Without a topic for dead letters (no `thalweg apply-topics` since) the rest is read on."""
     log.send(ITEMS.name, 1, b"\xc1", b"x")
     cache = EntityCache()
-    consumer = ItemConsumer(log, cache, lambda: log)
+    consumer = ItemConsumer(log, [cache], lambda: log)
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
     put(log, Item("a"))
@@ -160,7 +172,7 @@ def test_dead_letters_that_cannot_be_written_stop_nothing(log: MemoryLog, stop: 
 
 def test_empty_topics_are_read_at_once(log: MemoryLog, stop: threading.Event) -> None:
     """A topic without records doesn't keep a ranker from being ready."""
-    consumer = ItemConsumer(log, EntityCache())
+    consumer = ItemConsumer(log, [EntityCache()])
     threading.Thread(target=consumer.run, args=(stop,), daemon=True).start()
     assert consumer.ready.wait(20)
 

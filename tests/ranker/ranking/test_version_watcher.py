@@ -55,9 +55,9 @@ def live(watcher: VersionWatcher) -> int:
     return watcher.served.version.number if watcher.served else 0
 
 
-def metric(name: str) -> float:
+def metric(name: str, **labels: str) -> float:
     """A metric's value now."""
-    return REGISTRY.get_sample_value(f"thalweg_ranker_{name}") or 0.0
+    return REGISTRY.get_sample_value(f"thalweg_ranker_{name}", labels) or 0.0
 
 
 def test_the_head_is_followed(store: CountingStore, model: ToyModel, watcher: VersionWatcher) -> None:
@@ -189,11 +189,11 @@ def test_what_has_learned_more_is_newer_whatever_its_number(
     for offset in (2, 3):
         model.publish(store, "base", offset={0: offset})
         assert not watcher.step()
-        assert (live(watcher), metric("head_is_older")) == (3, 1)
+        assert (live(watcher), metric("head_is_older", model="m")) == (3, 1)
     assert "up to offset 3 of examples" in watcher.rejection
     model.publish(store, "base", offset={0: 4})  # with the number of the live one, under another token
     assert watcher.step()
-    assert metric("head_is_older") == 0
+    assert metric("head_is_older", model="m") == 0
     assert watcher.served is not None
     assert watcher.served.version.manifest.offset == {0: 4}
     assert not watcher.step()

@@ -1,13 +1,16 @@
 """What a request waits for is bounded: age, queue, huge records."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 
 from ranker.serving.admission import COST_MS_START
 from ranker.serving.request_loop import HEADS_MAX
-from stream.events.topics import REPLIES
+from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import RankRequest
+from stream.log.protocol import START
 from tests.support.request_bench import QUEUE_MS, Bench, metric
 
 
@@ -114,6 +117,28 @@ def test_a_huge_record_stops_nobody(bench: Bench) -> None:
     assert len(bench.replies()) == 3_040
     assert set(bench.kinds().values()) == {"", "shed"}
     assert bench.admission.waiting == 0
+
+
+def test_a_huge_record_of_invalid_requests_stops_nobody(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Each becomes a dead letter, which takes its time; another partition's request is answered meanwhile."""
+    send = bench.sender.send
+
+    def slowly(topic: str, *args: Any) -> None:
+        if topic == REQUESTS_DLQ.name:
+            bench.clock.now_ms += 1
+        send(topic, *args)
+
+    bench.sender.send = slowly  # type: ignore[method-assign,assignment]
+    bench.log.send(REQUESTS.name, 0, msgspec.msgpack.encode([[5, f"{n}", 1] for n in range(200)]))
+    bench.ask(RankRequest("other", "u"), partition=1)
+    bench.loop.poll_once(0)
+    assert list(bench.replies()) == ["other"]
+    letters = bench.log.reader(REQUESTS_DLQ.name, {0: START})
+    assert 1 <= len(letters.poll(0, 1_000)) < 20
+    for _ in range(100):
+        bench.loop.poll_once(0)
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0, 1_000)) == 200
+    assert caplog.text.count("a request is invalid") == 1
 
 
 def test_the_queue_is_a_metric(bench: Bench) -> None:

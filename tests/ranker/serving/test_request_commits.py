@@ -34,6 +34,22 @@ def test_a_gap_is_skipped(bench: Bench) -> None:
     assert (sorted(bench.replies()), metric("gap_records_total") - before) == ([*"01234", "7", "8"], 2)
 
 
+def test_a_recreated_topic_is_read_from_its_beginning(bench: Bench) -> None:
+    """Requests in it are answered, also those of an offset that was answered before; nobody has to restart a ranker."""
+    for n in range(5):
+        bench.ask(RankRequest(f"{n}", "u"))
+    bench.answer_all()
+    bench.loop.finish()
+    bench.log.recreate(REQUESTS.name)
+    for n in range(5, 8):
+        bench.ask(RankRequest(f"{n}", "u"))
+    bench.loop.poll_once(0)
+    bench.answer_all()
+    assert sorted(bench.replies()) == [*"01234567"]
+    bench.loop.finish()
+    assert bench.committed()[0] == 3
+
+
 def test_what_is_committed_is_answered(bench: Bench) -> None:
     """Who takes over begins at the first record whose replies, or those to earlier ones, aren't acknowledged."""
     bench.sender.is_held = True

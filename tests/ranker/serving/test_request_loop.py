@@ -149,6 +149,17 @@ def test_a_reply_goes_where_its_request_says(bench: Bench) -> None:
     assert sorted(bench.ranker.asked) == ["1", "5"]
 
 
+@pytest.mark.parametrize("fields", [{"k": 0}, {"candidates": []}, {"context": {"x": float("nan")}}])
+def test_who_asked_for_what_cant_be_had_is_told_where_he_waits(bench: Bench, fields: dict[str, object]) -> None:
+    """The reply to an invalid request goes to its `reply_to`, as any other's."""
+    bench.ask(RankRequest("1", "u", reply_to=ReplyTo("mine", 1), **fields))  # type: ignore[arg-type]
+    bench.answer_all()
+    (record,) = bench.log.reader("mine", {0: START, 1: START}).poll(0)
+    (reply,) = decode_replies(record.value or b"")
+    assert (record.partition, reply.request_id, reply.kind) == (1, "1", "invalid")
+    assert not bench.replies()
+
+
 @pytest.mark.parametrize("topic", [REQUESTS.name, "nowhere"])
 def test_topics_for_replies_are_checked_at_the_start(bench: Bench, topic: str) -> None:
     """One of the system's own, or one that doesn't exist, is a mistake in the settings."""

@@ -3,14 +3,17 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
+from ranker.serving import service as module
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
 from stream.events.codec import encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ
-from stream.events.types import RankRequest
+from stream.events.types import RankReply, RankRequest
 from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Log
@@ -182,6 +185,31 @@ def test_a_missing_topic_ends_it(service: RankerService) -> None:
     assert not service.live()[0]
 
 
+def test_a_loop_that_hangs_is_not_live(
+    memory: MemoryLog, service: RankerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that runs but doesn't poll any more is noticed; once it polls, all is well."""
+    monkeypatch.setattr(module, "HUNG_S", 0.5)
+    write_items(memory)
+    caller, goes_on = Caller(memory), threading.Event()
+    answer = service.models["m"].ranker.answer
+
+    def hang(*args: Any) -> RankReply:
+        assert goes_on.wait(PATIENCE_S)
+        return answer(*args)
+
+    monkeypatch.setattr(service.models["m"].ranker, "answer", hang)
+    running = Running(service, lambda: memory)
+    wait_until(lambda: service.ready()[0])
+    caller.ask(1)
+    wait_until(lambda: "requests for m hangs" in service.live()[1])
+    assert not service.live()[0]
+    goes_on.set()
+    wait_until(caller.answered)
+    wait_until(lambda: service.live()[0])
+    running.end()
+
+
 def test_a_gap_is_skipped(memory: MemoryLog, service: RankerService) -> None:
     """Requests that retention took before a ranker came don't end it: the rest is answered."""
     caller = Caller(memory)
@@ -212,5 +240,7 @@ def test_several_models_in_one_ranker(memory: MemoryLog) -> None:
         caller.ask(1, model)
     wait_until(caller.answered)
     assert sorted((r.request_id, r.version) for r in caller.replies) == [("r1", 1), ("r2", 1), ("r3", 0), ("r4", 0)]
+    assert [REGISTRY.get_sample_value("thalweg_ranker_version", {"model": model}) for model in "mn"] == [1, None]
+    assert REGISTRY.get_sample_value("thalweg_ranker_staleness_seconds", {"model": "m"}) is not None
     running.end()
     assert running.failure is None

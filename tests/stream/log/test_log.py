@@ -18,6 +18,7 @@ from stream.log.protocol import START, partition_of
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
 from tests.support.log_checks import CHECKS, Bench, fill, read
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 
 TOPICS = {"one": 1, "three": 3}
@@ -213,3 +214,31 @@ def test_an_address_without_port_is_said() -> None:
     """An address that isn't host:port is a setting that makes no sense."""
     with pytest.raises(SettingsError, match="'localhost' isn't host:port"):
         KafkaLog(Settings(kafka="localhost"))
+
+
+def test_a_topic_that_is_deleted_stops_no_sender(stack: Stack, topic_prefix: str) -> None:
+    """Its records fail at once, those of other topics go on; once it's there again, it takes records again."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    admin = KafkaAdminClient(**client_options(settings))
+    gone, other = settings.topic("gone"), settings.topic("other")
+    topics = {name: {"num_partitions": 1, "replication_factor": 1} for name in (gone, other)}
+    admin.create_topics(topics, wait_for_metadata=True)
+    outcomes: dict[str, list[LogError | None]] = {"gone": [], "other": []}
+    with closing(KafkaLog(settings)) as log, closing(log.sender("1")) as sender:
+
+        def send(topic: str) -> LogError | None:
+            before = len(outcomes[topic])
+            sender.send(topic, 0, b"x", outcomes[topic].append)
+            wait_until(lambda: len(outcomes[topic]) > before)
+            return outcomes[topic][-1]
+
+        assert [send("gone"), send("other")] == [None, None]
+        sender._producer.config["max_block_ms"] = 3_600_000  # a send that waits for the topic doesn't return
+        admin.delete_topics([gone])
+        wait_until(lambda: isinstance(send("gone"), LogUnavailable))
+        assert "was it deleted" in str(send("gone"))
+        assert send("other") is None
+        admin.create_topics({gone: topics[gone]}, wait_for_metadata=True)
+        wait_until(lambda: send("gone") is None)
+    admin.delete_topics([gone, other])
+    admin.close()

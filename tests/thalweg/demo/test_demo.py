@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -86,13 +87,15 @@ def wait_started(process: "subprocess.Popen[str]", local: Path, count: int) -> D
     raise AssertionError(f"it didn't start: {process.communicate()[0]}")
 
 
-def figures_of(local: Path, stack: Stack | None, *words: str) -> tuple[dict[str, float], str]:
+def figures_of(local: Path, stack: Stack | None, *words: str) -> tuple[dict[str, Any], str]:
     """The figures of a demo that runs to its end, and what it prints; checks what is true in all worlds."""
     demo = begin(local, stack, *words, "--json", "demo.json.out")
     output, _ = demo.communicate(timeout=2 * PATIENCE_S)
     assert demo.returncode == 0, output
     figures = json.loads((local / "demo.json.out").read_text())
     assert set(figures) >= KEYS
+    assert figures["transport"] == "http"
+    assert "asking the ranker over HTTP" in output
     assert figures["examples_learned"] == figures["examples_emitted"]
     assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
     assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from producers.store.rankers import LogRankers
 from stream.events.codec import decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
 from stream.events.types import Impression, RankReply
@@ -120,7 +121,7 @@ def asked(
     stop = threading.Event()
     ranker = threading.Thread(target=lambda: list(world(log, stop, delay_s, silent)))
     ranker.start()
-    client = OpenLoopClient(log, rps, sample_every=2)
+    client = OpenLoopClient(log, LogRankers(log), rps, sample_every=2)
     client.start()
     if appears:
         log.send(EVENTS.name, 0, encode_record([Impression("p", 1_000, appears, ["a"])]))
