@@ -19,6 +19,7 @@ LATE_MAX: Final = 5  # late reads in a row, after which nobody waits until one i
 BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0)  # between reads that fail
 USERS_MAX: Final = 1_000  # of one read: beyond, profiles aren't read
 QUICK_S: Final = 0.0003  # a read that takes less is done by the caller's thread: handing it over costs as much
+RARE_S, RARE_QUICK_S = 0.005, 0.001  # so long after the last one it may take this: nobody else waits for the caller
 WEIGHT: Final = 1 / 16  # of the newest read in the mean
 OUTLIER: Final = 10.0  # times the mean: what a read took beyond that says nothing of the next one
 
@@ -79,8 +80,9 @@ class ProfileRead:
 class ProfileReader:
     """Reads profiles in a thread of its own, one read at a time; users asked for meanwhile share the next one.
 
-    While reads take less than QUICK_S in the mean, `begin` itself reads, by `quick`, which saves the handover to that
-    thread and back. `quick` may take no longer than the patience: beyond it, it raises.
+    While reads take less than QUICK_S in the mean (RARE_QUICK_S for one that comes long after the last), `begin` itself
+    reads, by `quick`, which saves the handover to that thread and back. `quick` may take no longer than the patience:
+    beyond it, it raises.
 
     A caller waits at most `patience_s` from `begin` on, and not at all
 
@@ -101,6 +103,7 @@ class ProfileReader:
     ) -> None:
         self._read, self._patience_s, self._recent = read, patience_s, recent or RecentProfiles()
         self._quick, self._mean_s = quick, patience_s
+        self._begun_s = 0.0  # when the last read was begun
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="profiles")
         self._lock = threading.Lock()
         self._waiting: _Batch | None = None  # not being read yet
@@ -111,7 +114,9 @@ class ProfileReader:
     def begin(self, users: Sequence[str]) -> ProfileRead:
         """Start reading the profiles of these users. Blocks at most for a quick read."""
         now_s = time.monotonic()
-        quick = self._quick if self._mean_s < QUICK_S and not self._failures else None
+        quick_s = RARE_QUICK_S if now_s - self._begun_s > RARE_S else QUICK_S
+        self._begun_s = now_s
+        quick = self._quick if self._mean_s < quick_s and not self._failures else None
         if quick is not None and 0 < len(users) <= USERS_MAX:
             found = self._read_quickly(quick, users)
             if found is not None:

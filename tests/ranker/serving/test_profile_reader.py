@@ -1,6 +1,7 @@
 """Profiles with a few ms of patience."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 import redis
 
-from ranker.serving.profile_reader import BACKOFF_S, LATE_MAX, USERS_MAX, ProfileReader
+from ranker.serving.profile_reader import BACKOFF_S, LATE_MAX, QUICK_S, RARE_QUICK_S, USERS_MAX, ProfileReader
 from ranker.serving.recent_profiles import RecentProfiles
 from stream.history.profiles import UNKNOWN, UserProfile
 from tests.support.waiting import wait_until
@@ -234,4 +235,16 @@ def test_a_quick_read_that_fails_is_left_to_the_thread(source: SlowRedis, error:
     for user in "ab":
         assert reader.begin([user]).result() == {user: profile(user)}
     assert (quick.asked, source.asked) == ([["a"]], [["a"], ["b"]])
+    reader.close()
+
+
+def test_a_read_that_comes_long_after_the_last_may_take_longer(source: SlowRedis) -> None:
+    """Then nobody else waits for the caller's thread; reads close to each other go to the reader's."""
+    quick = SlowRedis()
+    reader = ProfileReader(source.read, FOREVER_S, quick=quick.read)
+    reader._mean_s = (QUICK_S + RARE_QUICK_S) / 2
+    assert reader.begin(["a"]).result() == {"a": profile("a")}
+    reader._mean_s, reader._begun_s = (QUICK_S + RARE_QUICK_S) / 2, math.inf
+    assert reader.begin(["b"]).result() == {"b": profile("b")}
+    assert (quick.asked, source.asked) == ([["a"]], [["b"]])
     reader.close()
