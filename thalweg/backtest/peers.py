@@ -36,11 +36,11 @@ class PeerRates:
     Defaults: the best draws on MovieLens' first 30,000 pages (`benchmarks/tuned.json`), to two digits.
     """
 
-    alpha: float = 0.058
-    beta: float = 1.0
+    alpha: float = 0.11
+    beta: float = 2.3
     l1: float = 0.0
     l2: float = 5.0
-    river: float = 0.018
+    river: float = 0.016
 
 
 class Buckets:
