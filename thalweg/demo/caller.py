@@ -140,8 +140,8 @@ class Caller:
                 return answer.reply, answer.appended_ms - appended_ms
             newest = max(newest, answer.reply.version)
         raise DataError(
-            f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, and do "
-            "joiner and learner run (`thalweg status`)?"
+            f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, do "
+            "joiner and learner run (`thalweg status`)? A share of all pages is held out from learning: try again"
         )
 
     def install_and_wait(
