@@ -29,7 +29,7 @@ Profiles = Mapping[str, UserProfile]
 ReadProfiles = Callable[[Sequence[str]], Profiles]
 
 
-class _Batch:
+class _UserBatch:
     """Users of one read. `profiles` is empty when the read failed."""
 
     def __init__(self, begun_s: float) -> None:
@@ -44,7 +44,7 @@ class ProfileRead:
     def __init__(
         self,
         users: Sequence[str],
-        batch: _Batch | None,
+        batch: _UserBatch | None,
         until_s: float,
         recent: RecentProfiles,
         found: dict[str, UserProfile] | None = None,
@@ -106,7 +106,7 @@ class ProfileReader:
         self._begun_s = 0.0  # when the last read was begun
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="profiles")
         self._lock = threading.Lock()
-        self._waiting: _Batch | None = None  # not being read yet
+        self._waiting: _UserBatch | None = None  # not being read yet
         self._reading_s: float | None = None  # when the read that runs was begun
         self._late = self._failures = 0  # in a row
         self._not_before_s = 0.0
@@ -147,20 +147,20 @@ class ProfileReader:
         metrics.PROFILE_READ.observe(read_s)
         self._mean_s += WEIGHT * (min(read_s, OUTLIER * self._mean_s) - self._mean_s)
 
-    def _batch_for(self, users: Sequence[str], now_s: float) -> _Batch | None:
+    def _batch_for(self, users: Sequence[str], now_s: float) -> _UserBatch | None:
         """The batch that will read these users; None when they aren't read."""
         if not users or now_s < self._not_before_s:
             return None
         batch = self._waiting
         if batch is None:
-            batch = self._waiting = _Batch(now_s)
+            batch = self._waiting = _UserBatch(now_s)
             self._pool.submit(self._run, batch)
         elif len(batch.users) + len(users) > USERS_MAX:
             return None
         batch.users.update(dict.fromkeys(users))
         return batch
 
-    def _run(self, batch: _Batch) -> None:
+    def _run(self, batch: _UserBatch) -> None:
         with self._lock:
             self._waiting = None
             self._reading_s = started_s = time.monotonic()

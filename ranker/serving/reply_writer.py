@@ -31,7 +31,7 @@ class Target(NamedTuple):
     partition: int
 
 
-class _Batch:
+class _ReplyBatch:
     """Replies of one record, and the records whose requests they answer."""
 
     __slots__ = ("opened", "replies", "size")
@@ -52,7 +52,7 @@ class ReplyWriter:
     def __init__(self, sender: Sender, partitions: Mapping[str, int]) -> None:
         assert REPLIES.name in partitions, f"{REPLIES.name} is always allowed"
         self._sender, self._partitions = sender, partitions
-        self._batches: dict[Target, _Batch] = {}
+        self._batches: dict[Target, _ReplyBatch] = {}
         self._outcomes: deque[tuple[int, str, Sequence[OpenRecord], LogError | None]] = deque()  # from any thread
         self._epoch = 0
         self._logged: Record | None = None  # the last one whose invalid requests were logged
@@ -74,10 +74,10 @@ class ReplyWriter:
         if len(raw) > REPLY_BYTES_MAX:
             why = f"the reply has {len(raw)} bytes, over {REPLY_BYTES_MAX}: ask for a smaller k"
             raw = encode(refusal(reply, INVALID, why))
-        batch = self._batches.setdefault(target, _Batch())
+        batch = self._batches.setdefault(target, _ReplyBatch())
         if batch.replies and batch.size + len(raw) > RECORD_BYTES_FULL:
             self._send(target, batch)
-            batch = self._batches[target] = _Batch()
+            batch = self._batches[target] = _ReplyBatch()
         batch.replies.append(msgspec.Raw(raw))
         batch.opened.append(opened)
         batch.size += len(raw)
@@ -126,7 +126,7 @@ class ReplyWriter:
         self._sender.flush(timeout_s)
         self.settle()
 
-    def _send(self, target: Target, batch: _Batch) -> None:
+    def _send(self, target: Target, batch: _ReplyBatch) -> None:
         value = msgspec.msgpack.encode(batch.replies)
         self._sender.send(target.topic, target.partition, value, self._settled(target.topic, batch.opened))
 

@@ -62,7 +62,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Caller:
+class CallPlanner:
     """Makes tries of calls. `now_s` is monotonic; `uniform(a, b)`: evenly distributed between them."""
 
     def __init__(

@@ -16,7 +16,7 @@ from stream.events.named_events import SentEvent, Timed
 from stream.events.named_requests import NamedRequest
 from stream.runtime.clock import now_ms
 from thalweg.client.answers import Ranked, Sent
-from thalweg.client.calls import Call, Caller, NoResponse, Outcome, Pause, Response, Steps, Try, headers_of
+from thalweg.client.calls import Call, CallPlanner, NoResponse, Outcome, Pause, Response, Steps, Try, headers_of
 from thalweg.client.errors import Failed, InvalidRequest
 from thalweg.client.options import ClientOptions, RankOptions, SendOptions
 from thalweg.client.retries import Addresses, RetryBudget
@@ -50,7 +50,7 @@ class _Calls:
         self._connect_s = options.get("connect_s", CONNECT_S)
         now_s = options.get("now_s", time.monotonic)
         uniform = options.get("uniform", random.uniform)
-        self._caller = Caller(Addresses(urls, now_s), RetryBudget(), now_s, uniform)
+        self._caller = CallPlanner(Addresses(urls, now_s), RetryBudget(), now_s, uniform)
 
     def _rank_steps(self, user: str, options: RankOptions) -> Steps:
         fields = {"request_id": uuid4().hex, "model": self._model, **options, "user": user}

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from ranker.http.problems import EXPIRED, FORBIDDEN, INVALID, KINDS, NOT_READY, SHED, HttpProblem, ProblemKind
-from thalweg.client.calls import Call, Caller, NoResponse, Outcome, Pause, Response, Try, headers_of
+from thalweg.client.calls import Call, CallPlanner, NoResponse, Outcome, Pause, Response, Try, headers_of
 from thalweg.client.errors import ClientError, Failed, InvalidRequest, Overloaded, Unavailable, Unreachable, error_of
 from thalweg.client.retries import RESERVE, REST_S, Addresses, RetryBudget
 
@@ -20,7 +20,7 @@ class World:
     def __init__(self, *urls: str) -> None:
         self.now_s = 100.0
         self.budget = RetryBudget()
-        self.caller = Caller(
+        self.caller = CallPlanner(
             Addresses(urls, lambda: self.now_s), self.budget, lambda: self.now_s, lambda low, high: high
         )
 
