@@ -19,9 +19,10 @@ from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.openapi import complete_document, openapi_config, post_operation
 from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
-from ranker.http.ranking import RankAnswer, RankEndpoint
+from ranker.http.ranking import RankEndpoint
 from ranker.http.routes import EVENTS, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
 from ranker.http.tokens import Scope, Tokens, require
+from stream.events.named_replies import RankAnswer
 from stream.events.named_requests import NamedRequest
 from stream.events.types import Item, Value
 from stream.runtime.health import Check

@@ -28,6 +28,7 @@ from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
 from ranker.serving.profile_reader import ProfileRead
 from stream.events import types
+from stream.events.named_replies import answer_of
 from stream.events.named_requests import decode_named
 from stream.events.types import RankReply, RankRequest
 from stream.runtime.errors import BadEvent
@@ -39,27 +40,6 @@ PROBLEMS: Final = {
     types.UNKNOWN_MODEL: UNKNOWN_MODEL,
     types.FAILED: FAILED,
 }
-
-
-class RankAnswer(msgspec.Struct, frozen=True):
-    """The ranked list: the `k` best items with their scores, best first, all by one `version` of the model.
-
-    `features` belong to `items` in this order: whoever shows the page sends them back, unread, in its impression.
-    `notes` say what was left out: "deadline", "no_history", "no_model", "no_user", ...
-    """
-
-    request_id: str
-    user: str
-    items: list[str]
-    scores: list[float]
-    version: int
-    staleness_ms: int
-    live_since_ms: int
-    scored: int
-    rank_us: int
-    notes: list[str]
-    features: bytes
-    time_ms: int
 
 
 _json, _msgpack = msgspec.json.Encoder(), msgspec.msgpack.Encoder()
@@ -133,7 +113,7 @@ class RankEndpoint:
         reply = await self._reply(request, arrived_ms)
         if reply.error:
             raise self._problem(reply)
-        body = (_json if answered_as == JSON else _msgpack).encode(_answer(reply))
+        body = (_json if answered_as == JSON else _msgpack).encode(answer_of(reply))
         await send_answer(send, 200, answered_as, body)
 
     def overload(self) -> HttpProblem | None:
@@ -177,10 +157,3 @@ class RankEndpoint:
         return HttpProblem(
             PROBLEMS.get(reply.kind, FAILED), reply.error, request_id=reply.request_id, retry_after_s=retry_s
         )
-
-
-def _answer(reply: RankReply) -> RankAnswer:
-    return RankAnswer(
-        reply.request_id, reply.user, reply.items, reply.scores, reply.version, reply.staleness_ms,
-        reply.live_since_ms, reply.scored, reply.rank_us, reply.notes, reply.features, reply.time_ms,
-    )  # fmt: skip

@@ -3,7 +3,7 @@
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -12,6 +12,7 @@ import numpy as np
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
+from ranker.ranking.selection import Chosen, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.versions.model import Version
 from stream.events.codec import encode
@@ -20,7 +21,7 @@ from stream.features.page_features import Layout, build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
-from stream.tables.dtypes import U64
+from stream.tables.dtypes import F64, I64, U64
 
 DEADLINE: Final = "deadline"
 NO_HISTORY: Final = "no_history"
@@ -31,20 +32,39 @@ FEATURES_CUT: Final = "features_cut"
 
 @dataclass(frozen=True)
 class Ranked:
-    """The k best: indices of candidates in order, probabilities, features of their page; how many were scored."""
+    """The k chosen: indices of candidates in order, probabilities, features of their page; how many were scored.
+
+    `propensities`: see Chosen.
+    """
 
     order: list[int]
     scores: list[float]
     features: bytes
     scored: int
+    propensities: list[float] = field(default_factory=list)
+
+
+Chooser = Callable[[I64, F64, int], Chosen]
+
+
+def best(candidates: I64, scores: F64, k: int) -> Chosen:
+    """The k with the highest scores."""
+    return choose(scores, k)
 
 
 def rank_with(
-    version: Version, words: U64, time_ms: int, k: int, scorer: Scorer, deadline_s: float | None = None
+    version: Version,
+    words: U64,
+    time_ms: int,
+    k: int,
+    scorer: Scorer,
+    deadline_s: float | None = None,
+    chooser: Chooser = best,
 ) -> Ranked:
     """Rank a page (`build_page`) by one version as of `time_ms`; `features` include the statistics used for it.
 
-    Ties keep the page's order. Raises BadEvent when a score isn't finite.
+    `chooser` takes indices of the candidates that were scored [n], their probabilities [n], and k. Ties keep the page's
+    order. Raises BadEvent when a score isn't finite.
     """
     layout = version.plan.layout
     served = as_served(layout, words)
@@ -54,9 +74,10 @@ def rank_with(
             f"version {version.number} gives a score that isn't finite: a number in the request is too large"
         )
     candidates = np.flatnonzero(scored)
-    chosen = candidates[np.argsort(-scores[candidates], kind="stable")[:k]]
+    found = chooser(candidates, scores[candidates], k)
+    chosen = candidates[found.order]
     page = as_logged(layout, select(layout, served, chosen), words)
-    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates))
+    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities)
 
 
 def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply:
@@ -84,8 +105,10 @@ def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply
             "send a shorter context"
         )
     cut = first(n)
-    notes = [*reply.notes, FEATURES_CUT]
-    return msgspec.structs.replace(reply, items=cut.items, scores=cut.scores, features=cut.features, notes=notes)
+    return msgspec.structs.replace(
+        reply, items=cut.items, scores=cut.scores, features=cut.features, notes=[*reply.notes, FEATURES_CUT],
+        sources=reply.sources[:n], source_ranks=reply.source_ranks[:n], propensities=reply.propensities[:n],
+    )  # fmt: skip
 
 
 class Ranker:
@@ -152,7 +175,7 @@ class Ranker:
         reply = RankReply(
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
-            notes=notes, features=ranked.features, time_ms=time_ms,
+            notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 

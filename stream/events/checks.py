@@ -8,6 +8,7 @@ from stream.events.types import (
     ITEMS_MAX,
     NUMBER_MAX,
     REASONS,
+    RULES_MAX,
     TIME_MS_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
@@ -118,6 +119,8 @@ def check_request(request: RankRequest) -> None:
         raise BadEvent("reply_to needs a topic and a partition from 0")
     if request.reply_to is not None:
         check_lengths("reply_to's topic", (request.reply_to.topic,))
+    if len(request.rules) > RULES_MAX:
+        raise BadEvent(f"a request names at most {RULES_MAX} rules, not {len(request.rules)}")
     check_numbers(request.context)
     check_numbers(request.attributes or {})
 

@@ -16,6 +16,7 @@ from stream.events.types import (
     ITEMS_MAX,
     NUMBER_MAX,
     REQUEST_BYTES_MAX,
+    RULES_MAX,
     TIME_MS_MAX,
     RankRequest,
     ReplyTo,
@@ -63,6 +64,10 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
     attributes: Annotated[dict[str, Value], Meta(description="the user's attributes")] | None = None
     model: Annotated[_Id, Meta(description="the model to rank by; empty: the ranker's first one")] = ""
     reply_to: NamedReplyTo | None = None
+    rules: Annotated[
+        list[str | dict[str, Any]],
+        Meta(max_length=RULES_MAX, description="names of the spec's rules, or rules of the request's own"),
+    ] = []
 
     def positional(self) -> RankRequest:
         """The same request in the positional form, checked. Raises BadEvent."""
@@ -70,6 +75,7 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
         request = RankRequest(
             self.request_id, self.user, self.k, self.time_ms, self.context, self.candidates, self.deadline_ms,
             self.history, self.attributes, self.model, None if to is None else ReplyTo(to.topic, to.partition),
+            self.rules,
         )  # fmt: skip
         check_request(request)
         return request

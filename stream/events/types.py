@@ -1,6 +1,6 @@
 """Events: their types and limits."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -10,6 +10,7 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 EVENTS_MAX: Final = 65_536  # of one record
 CHUNK_EVENTS: Final = 1_024  # of a large record, decoded at once: rejected ones take 10 µs each
 ITEMS_MAX: Final = 1_000  # of one page or request
+RULES_MAX: Final = 32  # that a request names
 ID_BYTES_MAX: Final = 256  # of an id, or the name of a variant, as UTF-8
 TIME_MS_MAX: Final = 4_102_444_800_000  # 2100-01-01: a later event time is a mistake
 WEIGHT_MIN: Final = 1e-6  # of an example; a smaller one would vanish in 32 bits
@@ -94,7 +95,7 @@ class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True)
     With `history` (newest last) and `attributes` of the user, the ranker needs no look-ups.
     `deadline_ms` is how old an answer may be: it counts from the log's append time, or from arrival over HTTP;
     0: DEADLINE_MS. `model`: empty for the ranker's first one. Without `reply_to` the reply is in the partition of
-    `rank.replies` that belongs to the request id.
+    `rank.replies` that belongs to the request id. `rules`: names of the spec's rules, or rules of the request's own.
     """
 
     request_id: str
@@ -108,6 +109,7 @@ class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True)
     attributes: dict[str, "Value"] | None = None
     model: str = ""
     reply_to: ReplyTo | None = None
+    rules: list["str | dict[str, Any]"] = []
 
 
 class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
@@ -117,6 +119,9 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
     ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user",
     "features_cut": fewer items than asked for, since the features of more wouldn't fit an Impression).
+    `sources` and `source_ranks`: by item, what retrieved it and its rank there, from 1; empty for the request's own
+    candidates. `propensities`: by item, with what probability it was shown where it was; empty without exploration.
+    `removed`: by rule, how many candidates it took away. `retrieval_version`: whose vectors retrieved; 0: nobody's.
     `error` is empty, or the reason why there is no answer, and `kind` then one of KINDS (empty from an older ranker).
     """
 
@@ -134,6 +139,11 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     error: str = ""
     time_ms: int = 0
     kind: str = ""
+    sources: list[str] = []
+    source_ranks: list[int] = []
+    propensities: list[float] = []
+    removed: dict[str, int] = {}
+    retrieval_version: int = 0
 
 
 Value = str | float | list[str]

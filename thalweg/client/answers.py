@@ -6,27 +6,11 @@ from typing import Literal
 import msgspec
 
 from stream.events.named_events import NamedImpression
+from stream.events.named_replies import RankAnswer
 
 
-class Ranked(msgspec.Struct, frozen=True):
-    """A ranked list: the best items with their scores (probabilities), best first, all by one `version` of the model.
-
-    `features` belong to `items` in this order; `impression` puts them into the page's event. `staleness_ms`: age of the
-    version's newest label. `notes` say what was left out: "deadline", "no_history", "no_model", "no_user", ...
-    """
-
-    request_id: str
-    user: str
-    items: list[str]
-    scores: list[float]
-    version: int
-    staleness_ms: int = 0
-    live_since_ms: int = 0
-    scored: int = 0
-    rank_us: int = 0
-    notes: list[str] = []
-    features: bytes = b""
-    time_ms: int = 0
+class Ranked(RankAnswer, frozen=True):
+    """A ranked list, which `impression` puts into the page's event. See RankAnswer."""
 
     def impression(
         self, *, time_ms: int | None = None, context: Mapping[str, str | float] | None = None
@@ -38,7 +22,7 @@ class Ranked(msgspec.Struct, frozen=True):
         """
         return NamedImpression(
             user=self.user, items=self.items, request_id=self.request_id, time_ms=time_ms, version=self.version,
-            scores=self.scores, features=self.features, context=dict(context or {}),
+            scores=self.scores, propensities=self.propensities, features=self.features, context=dict(context or {}),
         )  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from producers.store.rankers import Replied
+from stream.events.named_replies import RankAnswer, reply_of
 from stream.events.named_requests import NamedRequest
 from stream.events.types import FAILED, RankReply, RankRequest
 from stream.runtime.clock import now_ms
-from thalweg.client.answers import Ranked
 from thalweg.client.errors import error_of
 
 CONNECT_S: Final = 2.0
@@ -138,11 +138,7 @@ class _Connection:
         if status != 200:
             error = error_of(status, body, None)
             return _failure(self._request, str(error), error.type)
-        found = msgspec.msgpack.decode(body, type=Ranked)
-        return RankReply(
-            found.request_id, found.user, found.items, found.scores, found.version, found.staleness_ms,
-            found.live_since_ms, found.scored, found.rank_us, found.notes, found.features, time_ms=found.time_ms,
-        )  # fmt: skip
+        return reply_of(msgspec.msgpack.decode(body, type=RankAnswer))
 
 
 def _length(head: bytes) -> int:

@@ -14,6 +14,7 @@ from stream.events.types import (
     INVALID,
     ITEMS_MAX,
     REQUEST_BYTES_MAX,
+    RULES_MAX,
     SHED,
     UNKNOWN_MODEL,
     RankReply,
@@ -48,6 +49,7 @@ REQUEST: Final = {
     "attributes": "the user's attributes; null: the ranker looks them up",
     "model": "the model to rank by; empty: the ranker's first one. Where nobody serves it there's no reply",
     "reply_to": "where the reply goes; null: the partition of `rank.replies` that murmur2(request_id) names",
+    "rules": f"at most {RULES_MAX} rules that apply beside the spec's: names of its rules, or objects",
 }
 REPLY_TO: Final = {
     "topic": "`rank.replies`, or one of the topics that the operator allows (THALWEG_REPLY_TOPICS)",
@@ -68,6 +70,11 @@ REPLY: Final = {
     "error": "why there is no list; empty: there is one",
     "time_ms": "event time by which it was ranked",
     "kind": "of the error, see below; empty without an error",
+    "sources": "by item, what retrieved it; empty: the request named its candidates",
+    "source_ranks": "by item, its rank there, from 1",
+    "propensities": "by item, with what probability it was shown where it was; empty: nothing was drawn",
+    "removed": "by rule, how many candidates it took away",
+    "retrieval_version": "the version whose vectors retrieved; 0: none did",
 }
 KINDS: Final = {
     INVALID: "a field is wrong, as `error` says; the request is a dead letter, too",
