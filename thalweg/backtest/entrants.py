@@ -21,6 +21,12 @@ class ShownPage(NamedTuple):
     row: int
 
 
+class CandidatePage(NamedTuple):
+    """Candidates to be predicted as they would be served; nobody sees them. `words`: `as_served`."""
+
+    words: U64
+
+
 class EmittedRecord(NamedTuple):
     """A record of `examples` to be learned. `rows`: of the first item of each one's page."""
 
@@ -29,7 +35,7 @@ class EmittedRecord(NamedTuple):
     offset: int
 
 
-Step = ShownPage | EmittedRecord
+Step = ShownPage | CandidatePage | EmittedRecord
 
 
 class Entrant(Protocol):
@@ -38,7 +44,10 @@ class Entrant(Protocol):
     name: str
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
-        """Predict and learn, in order. Returns P(Y=1) of each page's items, float32 [n], by what was learned before."""
+        """Predict and learn, in order.
+
+        Returns P(Y=1) of the items of each ShownPage and CandidatePage, float32 [n], by what was learned before.
+        """
         ...
 
     def auc_arrival(self) -> float:
@@ -55,12 +64,18 @@ class PeerEntrant(Entrant, Protocol):
         for step in steps:
             if isinstance(step, ShownPage):
                 found.append(self.predict(step.words, step.row))
+            elif isinstance(step, CandidatePage):
+                found.append(self.score(step.words))
             else:
                 self.learn(step.events, step.rows)
         return found
 
     def predict(self, words: U64, row: int) -> F32:
         """P(Y=1) of each item of a page, float32 [n], by what was learned so far. `row`: of its first item."""
+        ...
+
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
         ...
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
@@ -98,7 +113,9 @@ class ModelEntrant(Entrant):
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""
         model = self.model
-        pages = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
+        shown = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
+        candidates = [step.words for step in steps if isinstance(step, CandidatePage)]
+        served = iter(model.encode_pages(candidates, serving=True))
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
         chunks = model.record_encoder.of_events(
             [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE
@@ -107,7 +124,9 @@ class ModelEntrant(Entrant):
         found = []
         for step in steps:
             if isinstance(step, ShownPage):
-                found.append(self.model.predict_encoded(*next(pages)))
+                found.append(self.model.predict_encoded(*next(shown)))
+            elif isinstance(step, CandidatePage):
+                found.append(self.model.predict_encoded(*next(served)))
             else:
                 chunk, r = next(records)
                 self.learning.learn(chunk, r, r + 1)

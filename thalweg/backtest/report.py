@@ -8,9 +8,8 @@ from rich.table import Table
 
 from learner.training.figures import ALL, calibration_text
 from thalweg.backtest.backtest import Scores
-from thalweg.backtest.judgement import FIGURES, Interval, Judgement, judge
+from thalweg.backtest.judgement import AS_SHOWN, FIGURES, Interval, Judgement, judge
 
-AS_SHOWN: Final = "as shown"  # no entrant: what the order says in which items were shown
 RANKING: Final = FIGURES[FIGURES.index("page_auc") :]
 SLICED: Final = ("auc", "page_auc", "session_auc")
 TITLES: Final = {
@@ -51,15 +50,16 @@ def figures(scores: Scores, judged: Judgements) -> dict[str, float]:
         for slice_name, one in zip(("", *scores.slices), parts, strict=True):
             where = f"[{slice_name}]" if slice_name else ""
             for key in RANKING if name == AS_SHOWN else FIGURES:
-                found |= _named(f"{name.replace(' ', '_')}.{key}", where, one.of(key), with_value=key in RANKING)
+                found |= named_figures(f"{name.replace(' ', '_')}.{key}", one.of(key), where, with_value=key in RANKING)
     for name in scores.names[1:]:
         for key in FIGURES:
             gain = judged[name][0].gain_over(judged[scores.names[0]][0], key)
-            found |= _named(f"{name}.{key}_gain", "", gain, with_value=True)
+            found |= named_figures(f"{name}.{key}_gain", gain)
     return found
 
 
-def _named(name: str, where: str, one: Interval, *, with_value: bool) -> dict[str, float]:
+def named_figures(name: str, one: Interval, where: str = "", *, with_value: bool = True) -> dict[str, float]:
+    """`name`, `name_low` and `name_high`, as far as they are known; `where`: of a slice, such as "[user.gender=F]"."""
     values = {"": one.value} if with_value else {}
     values |= {"_low": one.low, "_high": one.high}
     return {f"{name}{end}{where}": value for end, value in values.items() if np.isfinite(value)}

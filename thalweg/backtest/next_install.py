@@ -1,0 +1,218 @@
+"""The next install: every entrant and session peer of a backtest ranks items that a user may install next.
+
+A user is asked about just before the second (of event time) in which they install: what is known is what the log says
+of earlier seconds. Items that the user has are left out, those that were only shown aren't. Three lists are ranked:
+
+* `catalogue`: all items, by the session peers. The entrants rank what retrieval finds, as the system would;
+* `retrieved`: the same CANDIDATES for all, those that retrieval finds;
+* `shown`: the items of the page that the user saw, as of that time (`ranks.py`).
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from producers.source import SourceElement, WorldEvent
+from stream.events.types import Impression, Install, Item, Tick
+from stream.tables.dtypes import F32, F64, I64, Bools
+from thalweg.backtest.judgement import AS_SHOWN, JudgedRows
+from thalweg.backtest.ranks import MISSED, Ranks
+from thalweg.backtest.session_peers import SessionOptions, session_peers
+from thalweg.backtest.user_sessions import UserSessions
+
+CANDIDATES: Final = 100  # that are retrieved
+CANDIDATE_PAGE: Final = ""  # request id of a page of candidates, which no page of a log has
+RETRIEVAL: Final = "retrieval"  # the order in which items are retrieved
+CATALOGUE, RETRIEVED, SHOWN = "catalogue", "retrieved", "shown"
+Rank = tuple[int, int]  # candidates with a greater score, and others with the same
+
+
+class Question(NamedTuple):
+    """What does a user install within this second of event time? `items`: the answer."""
+
+    user: str
+    time_ms: int  # of the first install
+    items: Sequence[str]
+
+
+def _seconds() -> Callable[[SourceElement], int]:
+    """The second of event time of elements in order; one without a time has that of the one before."""
+    second = 0
+
+    def of(element: SourceElement) -> int:
+        nonlocal second
+        if isinstance(element, Impression | Install | Tick):
+            second = element.time_ms // 1_000
+        return second
+
+    return of
+
+
+class NextInstalls:
+    """The questions and how the installed items rank: of every nth install.
+
+    `see` each event of the log, `ask` each question in between. `ask` returns a page of candidates for the entrants,
+    `answer` takes their predictions in the same order.
+    """
+
+    def __init__(self, entrants: Sequence[str], peers: Sequence[str], options: SessionOptions, every: int = 1) -> None:
+        self.seconds = 0.0  # that the session peers took
+        self._every = every
+        self._sessions = UserSessions()
+        self._peers = session_peers(peers, self._sessions, options)
+        self._entrants = list(entrants)
+        self._contexts: dict[str, dict[str, str | float]] = {}  # of each user's newest page
+        self._users: list[int] = []  # of each install that is asked about
+        self._sizes: dict[str, list[int]] = {CATALOGUE: [], RETRIEVED: []}  # of its lists
+        self._ranks: dict[tuple[str, str], list[Rank]] = defaultdict(list)  # by list and name
+        self._places: list[list[int]] = []  # by question, of the installed items among the candidates; -1: elsewhere
+        self._answered = [0] * len(entrants)  # questions
+        self._orders: list[F32] = []  # by page, of its items by each session peer, f32[peers, n]; greater is better
+
+    def with_questions(self, source: Iterable[SourceElement]) -> Iterator[SourceElement | Question]:
+        """The source, with questions of every nth install: each before the second of event time in which it comes."""
+        installs = 0
+        for _, group in groupby(source, _seconds()):
+            elements = list(group)
+            asked: dict[str, list[Install]] = {}
+            for element in elements:
+                if isinstance(element, Install) and not element.retracted:
+                    if installs % self._every == 0:
+                        asked.setdefault(element.user, []).append(element)
+                    installs += 1
+            for user, ones in asked.items():
+                yield Question(user, ones[0].time_ms, [one.item for one in ones])
+            yield from elements
+
+    @property
+    def peers(self) -> list[str]:
+        """Names of the session peers."""
+        return [peer.name for peer in self._peers]
+
+    def see(self, event: WorldEvent) -> None:
+        """The next event of the log."""
+        if isinstance(event, Item):
+            self._sessions.item(event.item)
+        elif isinstance(event, Install):
+            self._sessions.update(event)
+        elif isinstance(event, Impression):
+            begun = time.perf_counter()
+            self._orders.append(self._order(event))
+            self.seconds += time.perf_counter() - begun
+            if event.context:
+                self._contexts[event.user] = event.context
+
+    def _order(self, page: Impression) -> F32:
+        items = np.array([self._sessions.item(item) for item in page.items])
+        orders = np.zeros((len(self._peers), len(items)), np.float32)
+        if len(items) > 1:
+            popularity = self._sessions.installs[items]
+            for order, peer in zip(orders, self._peers, strict=True):
+                keys = np.stack([peer.score(page.user)[items], popularity], 1)
+                order[:] = np.unique(keys, axis=0, return_inverse=True)[1]
+        return orders
+
+    def ask(self, question: Question) -> Impression | None:
+        """The candidates; None if no item is known that the user hasn't, or the user has what is asked for."""
+        sessions = self._sessions
+        own = sessions.session(question.user)
+        installed = [item for item in map(sessions.known, dict.fromkeys(question.items)) if item not in own]
+        others = np.setdiff1d(np.arange(len(sessions)), own)
+        if not installed or not len(others):
+            return None
+        begun = time.perf_counter()
+        popularity = sessions.installs
+        retrieved = others[np.argsort(-popularity[others], kind="stable")[:CANDIDATES]]
+        lists = {CATALOGUE: others, RETRIEVED: retrieved}
+        for peer in self._peers:
+            self._rank_by(peer.name, peer.score(question.user), popularity, lists, installed)
+        self.seconds += time.perf_counter() - begun
+        self._places.append([_place(retrieved, item) for item in installed])
+        for name, candidates in lists.items():
+            self._sizes[name] += [len(candidates)] * len(installed)
+            self._ranks[name, RETRIEVAL] += [(place, 0) if place >= 0 else (MISSED, 0) for place in self._places[-1]]
+        self._users += [sessions.user(question.user)] * len(installed)
+        items = [sessions.names[item] for item in retrieved.tolist()]
+        context = self._contexts.get(question.user, {})
+        return Impression(CANDIDATE_PAGE, question.time_ms, question.user, items, context=context)
+
+    def _rank_by(
+        self, name: str, scores: F64, popularity: I64, lists: Mapping[str, I64], installed: Sequence[int]
+    ) -> None:
+        """Rank installed items in lists; items of equal scores by popularity."""
+        for of, candidates in lists.items():
+            s, p = scores[candidates], popularity[candidates]
+            for item in installed:
+                place = _place(candidates, item)
+                if place < 0:
+                    self._ranks[of, name].append((MISSED, 0))
+                    continue
+                is_equal = s == s[place]
+                above, tied = (s > s[place]) | is_equal & (p > p[place]), is_equal & (p == p[place])
+                self._ranks[of, name].append(_counts(above, tied))
+
+    def answer(self, entrant: int, predictions: F32) -> None:
+        """An entrant's predictions for the candidates of its next question, float32 [n]."""
+        for place in self._places[self._answered[entrant]]:
+            rank = MISSED, 0
+            if place >= 0:
+                above, tied = predictions > predictions[place], predictions == predictions[place]
+                rank = _counts(above, tied)
+            for of in (CATALOGUE, RETRIEVED):
+                self._ranks[of, self._entrants[entrant]].append(rank)
+        self._answered[entrant] += 1
+
+    def ranks(self, predictions: F32, positions: I64, rows: JudgedRows, which: Bools) -> dict[str, Ranks]:
+        """By list; a list of which nothing was asked is left out.
+
+        The entrants' predictions [M, N], positions [N] and rows are of those items of pages that `which` selects.
+        """
+        found = {}
+        if positions.any():
+            scores = [*predictions, *np.concatenate(self._orders, 1)[:, which], -positions]
+            found[SHOWN] = ranks_on_pages([*self._entrants, *self.peers, AS_SHOWN], np.array(scores, np.float32), rows)
+        if not self._users:
+            return found
+        names = [*self._entrants, *self.peers, RETRIEVAL]
+        for of, sizes in self._sizes.items():
+            above, tied = np.array([self._ranks[of, name] for name in names], np.int64).transpose(2, 0, 1)
+            found[of] = Ranks(names, np.array(self._users), np.array(sizes), above, tied)
+        return found
+
+
+def _counts(above: Bools, tied: Bools) -> Rank:
+    """How many are above an item, and how many are tied with it, which is one of `tied`."""
+    return int(np.count_nonzero(above)), int(np.count_nonzero(tied)) - 1
+
+
+def _place(candidates: I64, item: int) -> int:
+    """Where the item is among candidates; -1: nowhere."""
+    places = np.flatnonzero(candidates == item)
+    return int(places[0]) if len(places) else -1
+
+
+def ranks_on_pages(names: Sequence[str], scores: F32, rows: JudgedRows) -> Ranks:
+    """Of each installed item of a page with others, among it and the page's items that weren't installed.
+
+    `scores`: of M models, float32 [M, N].
+    """
+    order = np.argsort(rows.pages, kind="stable")
+    pages = rows.pages[order]
+    ends = np.searchsorted(pages, pages, "right")
+    found: list[tuple[int, int, I64, I64]] = []
+    for row in np.flatnonzero(rows.labels[order] > 0.5):
+        page = order[np.searchsorted(pages, pages[row]) : ends[row]]
+        others = page[rows.labels[page] < 0.5]
+        if len(others):
+            own, of_others = scores[:, order[row], None], scores[:, others]
+            counts = (of_others > own).sum(1), (of_others == own).sum(1)
+            found.append((int(rows.users[order[row]]), 1 + len(others), *counts))
+    if not found:
+        empty = np.zeros((len(names), 0), np.int64)
+        return Ranks(names, np.zeros(0, np.int64), np.zeros(0, np.int64), empty, empty)
+    users, sizes, above, tied = zip(*found, strict=True)
+    return Ranks(names, np.array(users), np.array(sizes), np.array(above).T, np.array(tied).T)

@@ -1,0 +1,74 @@
+"""What the session peers count, compiled. Each kernel adds its scores of a next install to `scores`, f64[items]."""
+
+from typing import Any
+
+import numpy as np
+
+from stream.tables.dtypes import F64, I64
+from stream.tables.jit import kernel
+from thalweg.backtest.user_sessions import Sessions
+
+
+@kernel
+def add_rules(last: I64, steps: Any, decay: Any, sessions: Sessions, scores: F64) -> None:
+    """Sequential rules of the items `last`, the newest first, by `SequentialRules`."""
+    users, items = sessions.users, sessions.items
+    for place in range(last.shape[0]):
+        item, weight = last[place], 1.0 / (place + 1.0)
+        first, length, _ = users.spans[item]
+        for user in users.cells[first : first + length]:
+            begin, n, _ = items.spans[user]
+            at = begin
+            while items.cells[at] != item:
+                at += 1
+            for x in range(1, min(steps, begin + n - 1 - at) + 1):
+                scores[items.cells[at + x]] += weight / x**decay
+
+
+@kernel
+def add_similarities(last: I64, shrinkage: Any, alpha: Any, sessions: Sessions, scores: F64) -> None:
+    """Similarities to the items `last`, by `ItemKnn`."""
+    users, items = sessions.users, sessions.items
+    for item in last:
+        first, length, _ = users.spans[item]
+        both = np.zeros(scores.shape[0])  # f64[items], users with both
+        for user in users.cells[first : first + length]:
+            begin, n, _ = items.spans[user]
+            for other in items.cells[begin : begin + n]:
+                both[other] += 1.0
+        both[item] = 0.0
+        for j in range(scores.shape[0]):
+            if both[j] > 0.0:
+                norm = (length + shrinkage) ** alpha * (users.spans[j, 1] + shrinkage) ** (1.0 - alpha)
+                scores[j] += both[j] / norm
+
+
+@kernel
+def add_neighbours(user: Any, k: Any, sample: Any, decay: Any, sessions: Sessions, scores: F64) -> None:
+    """What the neighbours of a user's session have, by `VSkNN`."""
+    users, items = sessions.users, sessions.items
+    begin, n, _ = items.spans[user]
+    similarities = np.zeros(sessions.newest_ms.shape[0])  # f64[S]
+    places = np.zeros(sessions.newest_ms.shape[0])  # f64[S], of the newest item of both, from the end; 0: there is none
+    found, m = np.empty(sessions.newest_ms.shape[0], np.int64), 0
+    for x in range(1, n + 1):
+        first, length, _ = users.spans[items.cells[begin + n - x]]
+        for other in users.cells[first : first + length]:
+            if other == user:
+                continue
+            if places[other] == 0.0:
+                places[other] = x
+                found[m] = other
+                m += 1
+            similarities[other] += ((n + 1 - x) / n) ** decay / n
+    for other in _neighbours(found[:m], similarities, sessions.newest_ms, k, sample):
+        begin, n, _ = items.spans[other]
+        for item in items.cells[begin : begin + n]:
+            scores[item] += similarities[other] / places[other] ** decay
+
+
+@kernel
+def _neighbours(found: I64, similarities: F64, newest_ms: I64, k: Any, sample: Any) -> I64:
+    """The k most similar of the `sample` newest; the newer first among equals."""
+    newest = found[np.argsort(-newest_ms[found], kind="mergesort")[:sample]]
+    return newest[np.argsort(-similarities[newest], kind="mergesort")[:k]]
