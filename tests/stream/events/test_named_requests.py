@@ -55,6 +55,7 @@ BAD = [
     ('{"user": "u"', "truncated"),
     ("", "truncated"),
     ('{"user": "\ud800"}'.encode("utf-8", "surrogatepass").decode("latin-1"), "not a request"),
+    (r'{"user": "\ud800"}', "half of a surrogate pair"),
     ("[" * 100_000, "object"),
 ]
 
