@@ -1,11 +1,13 @@
 """The next install: every entrant and session peer of a backtest ranks items that a user may install next.
 
 A user is asked about just before the second (of event time) in which they install: what is known is what the log says
-of earlier seconds. Items that the user has are left out, those that were only shown aren't. Three lists are ranked:
+of earlier seconds. Items that the user has are left out, those that were only shown aren't. Lists that are ranked:
 
 * `catalogue`: all items, by the session peers. The entrants rank what retrieval finds, as the system would;
 * `retrieved`: the same CANDIDATES for all, those that retrieval finds;
-* `shown`: the items of the page that the user saw, as of that time (`ranks.py`).
+* `page`: the items of the page that the user saw; or, where pages have one item, `session`: those of the user's pages
+  with pauses of at most half an hour. Each item has its score as of its page; a session peer's is the item's rank in
+  the catalogue then. Installed items are ranked among those that weren't installed.
 """
 
 import time
@@ -27,7 +29,7 @@ from thalweg.backtest.user_sessions import UserSessions
 CANDIDATES: Final = 100  # that are retrieved
 CANDIDATE_PAGE: Final = ""  # request id of a page of candidates, which no page of a log has
 RETRIEVAL: Final = "retrieval"  # the order in which items are retrieved
-CATALOGUE, RETRIEVED, SHOWN = "catalogue", "retrieved", "shown"
+CATALOGUE, RETRIEVED, ON_PAGE, IN_SESSION = "catalogue", "retrieved", "page", "session"  # lists
 Rank = tuple[int, int]  # candidates with a greater score, and others with the same
 
 
@@ -107,13 +109,14 @@ class NextInstalls:
                 self._contexts[event.user] = event.context
 
     def _order(self, page: Impression) -> F32:
-        items = np.array([self._sessions.item(item) for item in page.items])
-        orders = np.zeros((len(self._peers), len(items)), np.float32)
-        if len(items) > 1:
-            popularity = self._sessions.installs[items]
-            for order, peer in zip(orders, self._peers, strict=True):
-                keys = np.stack([peer.score(page.user)[items], popularity], 1)
-                order[:] = np.unique(keys, axis=0, return_inverse=True)[1]
+        sessions = self._sessions
+        items, popularity = [sessions.item(item) for item in page.items], sessions.installs
+        orders = np.empty((len(self._peers), len(items)), np.float32)
+        for order, peer in zip(orders, self._peers, strict=True):
+            scores = peer.score(page.user)
+            for n, item in enumerate(items):
+                above, tied = _rank(scores, popularity, item)
+                order[n] = -(above + tied / 2)
         return orders
 
     def ask(self, question: Question) -> Impression | None:
@@ -151,17 +154,14 @@ class NextInstalls:
                 if place < 0:
                     self._ranks[of, name].append((MISSED, 0))
                     continue
-                is_equal = s == s[place]
-                above, tied = (s > s[place]) | is_equal & (p > p[place]), is_equal & (p == p[place])
-                self._ranks[of, name].append(_counts(above, tied))
+                self._ranks[of, name].append(_rank(s, p, place))
 
     def answer(self, entrant: int, predictions: F32) -> None:
         """An entrant's predictions for the candidates of its next question, float32 [n]."""
         for place in self._places[self._answered[entrant]]:
             rank = MISSED, 0
             if place >= 0:
-                above, tied = predictions > predictions[place], predictions == predictions[place]
-                rank = _counts(above, tied)
+                rank = _rank(predictions, np.zeros(len(predictions)), place)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -172,21 +172,27 @@ class NextInstalls:
         The entrants' predictions [M, N], positions [N] and rows are of those items of pages that `which` selects.
         """
         found = {}
+        names, scores = [*self._entrants, *self.peers], [*predictions, *np.concatenate(self._orders, 1)[:, which]]
         if positions.any():
-            scores = [*predictions, *np.concatenate(self._orders, 1)[:, which], -positions]
-            found[SHOWN] = ranks_on_pages([*self._entrants, *self.peers, AS_SHOWN], np.array(scores, np.float32), rows)
+            found[ON_PAGE] = ranks_in_groups(
+                [*names, AS_SHOWN], np.array([*scores, -positions], np.float32), rows, rows.pages
+            )
+        else:
+            found[IN_SESSION] = ranks_in_groups(names, np.array(scores, np.float32), rows, rows.sessions)
         if not self._users:
             return found
-        names = [*self._entrants, *self.peers, RETRIEVAL]
+        names.append(RETRIEVAL)
         for of, sizes in self._sizes.items():
             above, tied = np.array([self._ranks[of, name] for name in names], np.int64).transpose(2, 0, 1)
             found[of] = Ranks(names, np.array(self._users), np.array(sizes), above, tied)
         return found
 
 
-def _counts(above: Bools, tied: Bools) -> Rank:
-    """How many are above an item, and how many are tied with it, which is one of `tied`."""
-    return int(np.count_nonzero(above)), int(np.count_nonzero(tied)) - 1
+def _rank(scores: F32 | F64, popularity: I64 | F64, place: int) -> Rank:
+    """Of the item at this place: equal scores are ordered by popularity."""
+    is_equal, own = scores == scores[place], popularity[place]
+    above = np.count_nonzero(scores > scores[place]) + np.count_nonzero(is_equal & (popularity > own))
+    return int(above), int(np.count_nonzero(is_equal & (popularity == own))) - 1
 
 
 def _place(candidates: I64, item: int) -> int:
@@ -195,24 +201,25 @@ def _place(candidates: I64, item: int) -> int:
     return int(places[0]) if len(places) else -1
 
 
-def ranks_on_pages(names: Sequence[str], scores: F32, rows: JudgedRows) -> Ranks:
-    """Of each installed item of a page with others, among it and the page's items that weren't installed.
+def ranks_in_groups(names: Sequence[str], scores: F32, rows: JudgedRows, groups: I64) -> Ranks:
+    """Of each installed item among it and the items of its group that weren't installed, if there are any.
 
-    `scores`: of M models, float32 [M, N].
+    `scores`: of M models, float32 [M, N]; `groups`: of the examples, int64 [N].
     """
-    order = np.argsort(rows.pages, kind="stable")
-    pages = rows.pages[order]
-    ends = np.searchsorted(pages, pages, "right")
-    found: list[tuple[int, int, I64, I64]] = []
-    for row in np.flatnonzero(rows.labels[order] > 0.5):
-        page = order[np.searchsorted(pages, pages[row]) : ends[row]]
-        others = page[rows.labels[page] < 0.5]
-        if len(others):
-            own, of_others = scores[:, order[row], None], scores[:, others]
-            counts = (of_others > own).sum(1), (of_others == own).sum(1)
-            found.append((int(rows.users[order[row]]), 1 + len(others), *counts))
-    if not found:
-        empty = np.zeros((len(names), 0), np.int64)
-        return Ranks(names, np.zeros(0, np.int64), np.zeros(0, np.int64), empty, empty)
-    users, sizes, above, tied = zip(*found, strict=True)
-    return Ranks(names, np.array(users), np.array(sizes), np.array(above).T, np.array(tied).T)
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
+    users, sizes, above, tied = [], [], [], []
+    for group in np.split(order, starts[1:]):
+        is_installed = rows.labels[group] > 0.5
+        own, others = (
+            scores[:, group[is_installed]],
+            scores[:, group[~is_installed]],
+        )  # f32[M, installed], f32[M, others]
+        if own.size and others.size:
+            above.append((others[:, None] > own[..., None]).sum(-1))
+            tied.append((others[:, None] == own[..., None]).sum(-1))
+            users += [rows.users[group[0]]] * own.shape[1]
+            sizes += [1 + others.shape[1]] * own.shape[1]
+    none = [np.zeros((len(names), 0), np.int64)]
+    counts = (np.concatenate(none + found, 1) for found in (above, tied))
+    return Ranks(names, np.array(users, np.int64), np.array(sizes, np.int64), *counts)

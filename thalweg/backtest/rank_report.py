@@ -8,7 +8,7 @@ from rich.table import Table
 
 from thalweg.backtest.backtest import Scores
 from thalweg.backtest.judgement import Judgement
-from thalweg.backtest.next_install import CANDIDATES, CATALOGUE, RETRIEVED, SHOWN
+from thalweg.backtest.next_install import CANDIDATES, CATALOGUE, IN_SESSION, ON_PAGE, RETRIEVED
 from thalweg.backtest.ranks import RANK_FIGURES, Ranks
 from thalweg.backtest.report import interval_text, named_figures
 
@@ -16,12 +16,14 @@ HEADS: Final = {"hit_rate": "HR@10", "mrr": "MRR@10", "ndcg": "NDCG@10", "recall
 TITLES: Final = {
     CATALOGUE: "next install, of all items that the user hasn't installed",
     RETRIEVED: f"next install, of the same candidates for all: {CANDIDATES} retrieved by installs, but the user's own",
-    SHOWN: "installed items on their page, among the shown items that weren't installed",
+    ON_PAGE: "installed items, among those of their page that weren't installed",
+    IN_SESSION: "installed items, among those of the user's session that weren't installed",
 }
 NOTES: Final = {
     CATALOGUE: f"known is what came in earlier seconds; {{first}} and others of ours order the {CANDIDATES} retrieved",
     RETRIEVED: "known is what came in earlier seconds; an install that wasn't retrieved counts 0",
-    SHOWN: "known is what came before the page in the log",
+    ON_PAGE: "known is what came before the page in the log",
+    IN_SESSION: "known is what came before the item's page in the log; session peers rank it in the catalogue then",
 }
 
 RankJudgements = Mapping[str, Mapping[str, Judgement]]  # by list and name

@@ -10,8 +10,8 @@ from thalweg.backtest.user_sessions import Sessions
 
 
 @kernel
-def add_rules(last: I64, steps: Any, decay: Any, sessions: Sessions, scores: F64) -> None:
-    """Sequential rules of the items `last`, the newest first, by `SequentialRules`."""
+def add_rules(last: I64, gains: F64, sessions: Sessions, scores: F64) -> None:
+    """Sequential rules of the items `last`, newest first, by `SequentialRules`; `gains`: f64[steps], by places - 1."""
     users, items = sessions.users, sessions.items
     for place in range(last.shape[0]):
         item, weight = last[place], 1.0 / (place + 1.0)
@@ -21,14 +21,15 @@ def add_rules(last: I64, steps: Any, decay: Any, sessions: Sessions, scores: F64
             at = begin
             while items.cells[at] != item:
                 at += 1
-            for x in range(1, min(steps, begin + n - 1 - at) + 1):
-                scores[items.cells[at + x]] += weight / x**decay
+            for x in range(min(gains.shape[0], begin + n - 1 - at)):
+                scores[items.cells[at + 1 + x]] += weight * gains[x]
 
 
 @kernel
 def add_similarities(last: I64, shrinkage: Any, alpha: Any, sessions: Sessions, scores: F64) -> None:
     """Similarities to the items `last`, by `ItemKnn`."""
     users, items = sessions.users, sessions.items
+    norms = (np.maximum(users.spans[: scores.shape[0], 1], 1) + shrinkage) ** (1.0 - alpha)  # f64[items]
     for item in last:
         first, length, _ = users.spans[item]
         both = np.zeros(scores.shape[0])  # f64[items], users with both
@@ -37,10 +38,7 @@ def add_similarities(last: I64, shrinkage: Any, alpha: Any, sessions: Sessions, 
             for other in items.cells[begin : begin + n]:
                 both[other] += 1.0
         both[item] = 0.0
-        for j in range(scores.shape[0]):
-            if both[j] > 0.0:
-                norm = (length + shrinkage) ** alpha * (users.spans[j, 1] + shrinkage) ** (1.0 - alpha)
-                scores[j] += both[j] / norm
+        scores += both / (norms * (length + shrinkage) ** alpha)
 
 
 @kernel

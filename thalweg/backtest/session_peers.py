@@ -20,13 +20,13 @@ from thalweg.backtest.user_sessions import UserSessions
 class SessionOptions:
     """Options of the session peers. Defaults: the published ones, or what was better on MovieLens (decision 44)."""
 
-    popular_last: int = 10_000  # installs of all users: an hour of a shop with three a second
-    rules_last: int = 1_000  # items of the session that rules start from; published: 1
+    popular_last: int = 10_000  # installs of all users: an hour of a shop with three a second, MovieLens' last month
+    rules_last: int = 20  # items of the session that rules start from; published: 1
     rules_steps: int = 1_000  # from an item to one after it
     rules_decay: float = 1.0
     knn_last: int = 10  # items of the session that others are compared with; published: 1
     knn_shrinkage: float = 20.0
-    knn_alpha: float = 0.5
+    knn_alpha: float = 0.3  # published: 0.5
     vsknn_k: int = 100
     vsknn_sample: int = 1_000
     vsknn_decay: float = 1.0
@@ -66,13 +66,14 @@ class SequentialRules:
     name = "rules"
 
     def __init__(self, sessions: UserSessions, options: SessionOptions) -> None:
-        self._sessions, self._options = sessions, options
+        self._sessions, self._last = sessions, options.rules_last
+        self._gains = np.arange(1, options.rules_steps + 1) ** -options.rules_decay
 
     def score(self, user: str) -> F64:
         """By the rules of the user's newest items."""
-        options, scores = self._options, np.zeros(len(self._sessions))
-        newest = self._sessions.session(user)[::-1][: options.rules_last]
-        add_rules(newest, options.rules_steps, options.rules_decay, self._sessions.sessions, scores)
+        scores = np.zeros(len(self._sessions))
+        newest = self._sessions.session(user)[::-1][: self._last]
+        add_rules(newest, self._gains, self._sessions.sessions, scores)
         return scores
 
 
