@@ -5,9 +5,9 @@ of earlier seconds. Items that the user has are left out, those that were only s
 
 * `catalogue`: all items, by the session peers. The entrants rank what retrieval finds, as the system would;
 * `retrieved`: the same CANDIDATES for all, those that retrieval finds;
-* `page`: the items of the page that the user saw; or, where pages have one item, `session`: those of the user's pages
-  with pauses of at most half an hour. Each item has its score as of its page; a session peer's is the item's rank in
-  the catalogue then. Installed items are ranked among those that weren't installed.
+* `on_page`: the items of the page that the user saw; or, where pages have one item, `in_session`: those of the
+  user's pages with pauses of at most half an hour. Each item has its score as of its page; a session peer's is the
+  item's rank in the catalogue then. Installed items are ranked among those that weren't installed.
 """
 
 import time
@@ -29,7 +29,7 @@ from thalweg.backtest.user_sessions import UserSessions
 CANDIDATES: Final = 100  # that are retrieved
 CANDIDATE_PAGE: Final = ""  # request id of a page of candidates, which no page of a log has
 RETRIEVAL: Final = "retrieval"  # the order in which items are retrieved
-CATALOGUE, RETRIEVED, ON_PAGE, IN_SESSION = "catalogue", "retrieved", "page", "session"  # lists
+CATALOGUE, RETRIEVED, ON_PAGE, IN_SESSION = "catalogue", "retrieved", "on_page", "in_session"  # lists
 Rank = tuple[int, int]  # candidates with a greater score, and others with the same
 
 
@@ -181,7 +181,7 @@ class NextInstalls:
             found[IN_SESSION] = ranks_in_groups(names, np.array(scores, np.float32), rows, rows.sessions)
         if not self._users:
             return found
-        names.append(RETRIEVAL)
+        names = [*names, RETRIEVAL]
         for of, sizes in self._sizes.items():
             above, tied = np.array([self._ranks[of, name] for name in names], np.int64).transpose(2, 0, 1)
             found[of] = Ranks(names, np.array(self._users), np.array(sizes), above, tied)
@@ -214,7 +214,7 @@ def ranks_in_groups(names: Sequence[str], scores: F32, rows: JudgedRows, groups:
         own, others = (
             scores[:, group[is_installed]],
             scores[:, group[~is_installed]],
-        )  # f32[M, installed], f32[M, others]
+        )  # f32[M, n] each
         if own.size and others.size:
             above.append((others[:, None] > own[..., None]).sum(-1))
             tied.append((others[:, None] == own[..., None]).sum(-1))

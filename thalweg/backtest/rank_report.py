@@ -1,6 +1,6 @@
 """What a backtest says of ranked lists: HR@10, MRR@10, NDCG@10 and recall@100 of installed items, by list."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -42,12 +42,17 @@ def rank_figures(scores: Scores, judged: RankJudgements) -> dict[str, float]:
         found[f"{of}_installs"] = len(scores.ranks[of].users)
         first = by_name[scores.names[0]]
         for name, one in by_name.items():
-            for key in RANK_FIGURES:
+            for key in _keys(of):
                 prefix = f"{name.replace(' ', '_')}.{of}_{key}"
                 found |= named_figures(prefix, one.of(key))
                 if one is not first:
                     found |= named_figures(f"{prefix}_gain", one.gain_over(first, key))
     return found
+
+
+def _keys(of: str) -> Sequence[str]:
+    """The figures of a list. Recall is of retrieval: others are of what was retrieved or shown."""
+    return RANK_FIGURES if of == CATALOGUE else RANK_FIGURES[: RANK_FIGURES.index("recall_100")]
 
 
 def rank_tables(scores: Scores, judged: RankJudgements) -> list[Table]:
@@ -57,7 +62,7 @@ def rank_tables(scores: Scores, judged: RankJudgements) -> list[Table]:
 
 def _table(scores: Scores, of: str, ranks: Ranks, judged: Mapping[str, Judgement]) -> Table:
     first = scores.names[0]
-    keys = [key for key in RANK_FIGURES if np.isfinite(judged[first].of(key).value)]
+    keys = [key for key in _keys(of) if np.isfinite(judged[first].of(key).value)]
     users = len(np.unique(ranks.users))
     caption = "\n".join([
         f"{len(ranks.users):,} installs by {users:,} users, lists of {np.median(ranks.sizes):,.0f} (median); "

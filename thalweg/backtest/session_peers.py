@@ -67,7 +67,7 @@ class SequentialRules:
 
     def __init__(self, sessions: UserSessions, options: SessionOptions) -> None:
         self._sessions, self._last = sessions, options.rules_last
-        self._gains = np.arange(1, options.rules_steps + 1) ** -options.rules_decay
+        self._gains: F64 = np.arange(1.0, options.rules_steps + 1) ** -options.rules_decay
 
     def score(self, user: str) -> F64:
         """By the rules of the user's newest items."""
