@@ -8,9 +8,9 @@ import pytest
 from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker, rank_with
-from ranker.ranking.retrieve import install_statistic, installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.retrieval.item_counts import install_statistic, installs_of
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
 from stream.events.codec import decode_events, encode, encode_record
@@ -186,7 +186,7 @@ def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
     assert installs is not None
     assert installs.max() > 0
     order = [names[i] for i in np.argsort(-installs, kind="stable")]
-    assert house.watcher.popular.items == order
+    assert house.watcher.pool_builder.pools.orders["popular"] == order
     reply = house.answer(order[:3], k=1000)
     assert set(reply.items) == set(order[3:])
 
