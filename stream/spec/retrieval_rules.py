@@ -22,7 +22,7 @@ def check_retrieval(spec: Spec, reject: Reject) -> None:
     by_item = [one.of for one in spec.statistics.values() if _counts_labels(one.kind) and one.by == ["item.id"]]
     for source, missing in (("new", "" not in by_item), ("trending", not by_item)):
         if quotas[source] and missing:  # type: ignore[index]  # both are sources
-            why = 'is counted by a statistic: add one, such as item_rate = { kind = "rate", by = ["item.id"] }'
+            why = 'is counted by a statistic of labels by the item alone: add one with by = ["item.id"]'
             what = "how often an item was shown" if source == "new" else "how often an item is installed"
             reject(("retrieval", source), f"[retrieval] {source}: {what} {why}")
 

@@ -17,7 +17,7 @@ from ranker.retrieval.attribute_lists import Postings, lists_of, top_of_values
 from ranker.retrieval.candidates import retrieve
 from ranker.retrieval.install_counters import InstallCounter
 from ranker.retrieval.item_columns import LATEST_MAX, ItemColumns
-from ranker.retrieval.item_counts import installs_of
+from ranker.retrieval.item_counts import ItemStatistic, installs_of
 from ranker.retrieval.new import few_impressions, new
 from ranker.retrieval.pools import Pools, Query, SweptItems
 from ranker.retrieval.popular import popular
@@ -203,6 +203,7 @@ def test_items_rise_and_fall() -> None:
         version = replace(world.version, manifest=msgspec.structs.replace(world.version.manifest, watermark_ms=at_ms))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sweeps, "installs_of", lambda _, ids: np.array([counts[n] for n in columns.names]))
+            patch.setattr(sweeps, "install_statistic", lambda _: ItemStatistic(np.uint64(0), fade_ms=0.0))
             return builder.rebuild(version, columns)
 
     assert rebuild(0).orders["trending"] == []
