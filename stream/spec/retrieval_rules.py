@@ -7,11 +7,12 @@ from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
 
 def check_retrieval(spec: Spec, reject: Reject) -> None:
     """Call `reject` with path and reason at the first rule that is broken."""
-    retrieval, quotas = spec.retrieval, spec.retrieval.quotas()
+    retrieval = spec.retrieval
+    quotas = {source: quota for source, quota in retrieval.quotas().items() if quota}
     if (total := sum(quotas.values())) > retrieval.count:
-        given = ", ".join(f"{source} {quota}" for source, quota in quotas.items() if quota)
+        given = ", ".join(f"{source} {quota}" for source, quota in quotas.items())
         why = f"the quotas ({given}) are {total} candidates, over count = {retrieval.count}: raise it, or lower them"
-        reject(("retrieval", "count"), f"[retrieval]: {why}")
+        reject(("retrieval", max(quotas, key=quotas.__getitem__)), f"[retrieval]: {why}")
     if retrieval.same and not retrieval.same_by:
         reject(("retrieval", "same"), '[retrieval]: same needs columns to go by, such as same_by = ["item.category"]')
     known = [n for n, c in spec.columns().items() if n.startswith("item.") and c.type in ("category", "categories")]
@@ -21,7 +22,7 @@ def check_retrieval(spec: Spec, reject: Reject) -> None:
             reject(("retrieval", column), f"[retrieval] same_by: {why}")
     by_item = [one.of for one in spec.statistics.values() if _counts_labels(one.kind) and one.by == ["item.id"]]
     for source, missing in (("new", "" not in by_item), ("trending", not by_item)):
-        if quotas[source] and missing:  # type: ignore[index]  # both are sources
+        if source in quotas and missing:
             why = 'is counted by a statistic of labels by the item alone: add one with by = ["item.id"]'
             what = "how often an item was shown" if source == "new" else "how often an item is installed"
             reject(("retrieval", source), f"[retrieval] {source}: {what} {why}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,7 +44,7 @@ def swept(**arrays: Sequence[float]) -> SweptItems:
     return SweptItems(**whole)  # type: ignore[arg-type]  # of its types
 
 
-def query(order: Sequence[str] = (), request_id: str = "r", history: Sequence[str] = (), **settings: int) -> Query:
+def query(order: Sequence[str] = (), request_id: str = "r", history: Sequence[str] = (), **settings: Any) -> Query:
     """A request whose sources have all the same order."""
     pools = Pools(dict.fromkeys(ORDERS, order))
     return Query(request_id, history, Retrieval(**settings), pools, ItemColumns())
@@ -105,8 +106,8 @@ def test_an_item_is_new_at_once() -> None:
 class World:
     """A version of a toy model whose spec retrieves like this, its 30 items, and what a sweep found in them."""
 
-    def __init__(self, **settings: object) -> None:
-        spec = msgspec.structs.replace(some_spec(np.random.default_rng(5), ["wide"]), retrieval=Retrieval(**settings))  # type: ignore[arg-type]  # of its fields' types
+    def __init__(self, **settings: Any) -> None:
+        spec = msgspec.structs.replace(some_spec(np.random.default_rng(5), ["wide"]), retrieval=Retrieval(**settings))
         store, self.cache, model = MemoryStore("m"), EntityCache(), ToyModel(spec, 5)
         for item in items(30):
             self.cache.put(item.item, item)

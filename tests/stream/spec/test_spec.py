@@ -159,7 +159,7 @@ REFUSALS = [
     ('["user.history", "item.id"]', '["item.price.rank", "item.id"]', 22, "is no category here"),
     ('["user.age", "item.tags"', '["item.tags.rank", "item.tags"', 26, "'item.tags.rank' isn't declared"),
     ("[slices]", "[retrieval]\ntrend = 5\n[slices]", 38, "key 'trend' in [retrieval]; did you mean 'trending'"),
-    ("[slices]", "[retrieval]\ncount = 100\npopular = 90\nnew = 20\n[slices]", 38,
+    ("[slices]", "[retrieval]\npopular = 90\nnew = 20\n[slices]", 38,
      "the quotas (new 20, popular 90) are 110 candidates, over count = 100"),
     ("[slices]", "[retrieval]\nsame = 5\n[slices]", 38, "same needs columns to go by, such as same_by"),
     ("[slices]", '[retrieval]\nsame = 5\nsame_by = ["item.tag"]\n[slices]', 39,
