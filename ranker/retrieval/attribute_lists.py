@@ -11,24 +11,27 @@ from stream.tables.dtypes import F64, I64, U64
 
 PER_VALUE: Final = 300  # so that enough are left when a long history is filtered out
 NAMES: Final = 4_096  # looked up at once: the interpreter's lock isn't released meanwhile
+BUCKETS: Final = 64  # values are hashes: by their leading bits
+PAIRS: Final = 65_536  # sorted at once
+_SHIFT: Final = np.uint64(58)
+_TIE: Final = 1e-6  # of an install: what static popularity is worth
 
 
 class AttributeLists(NamedTuple):
-    """`values` uint64 [V] rise; value v has slots[starts[v] : starts[v + 1]], the most installed first."""
+    """`values` uint64 [V] rise; value v has slots[starts[v] : starts[v + 1]], with their keys, in no order."""
 
     values: U64
     starts: I64  # [V + 1]
     slots: I64
-    installs: F64  # of the slots
+    keys: F64
 
 
-class Postings(NamedTuple):
-    """Pairs of an attribute value and an item's slot that has it, arrays [n]; the item's installs and popularity."""
+class AttributePairs(NamedTuple):
+    """An attribute value, the slot of an item that has it, and the item's key (`key_of`); arrays [n]."""
 
     values: U64
     slots: I64
-    installs: F64
-    popularity: F64
+    keys: F64
 
 
 NO_LISTS: Final = AttributeLists(np.zeros(0, np.uint64), np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -51,18 +54,57 @@ def values_of(catalogue: Catalogue, rows: I64, columns: Sequence[str]) -> tuple[
     return catalogue.ids[np.repeat(starts, counts) + within], np.repeat(of, counts)
 
 
-def top_of_values(parts: Sequence[Postings]) -> Postings:
-    """Of each value the PER_VALUE best items, by installs, then static popularity; values rise."""
-    values, slots, installs, popularity = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    order = np.lexsort([slots, -popularity, -installs, values])
-    values = values[order]
-    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else order
-    ranks = np.arange(len(values)) - np.repeat(starts, np.diff(np.append(starts, len(values))))
-    kept = order[ranks < PER_VALUE]
-    return Postings(values[ranks < PER_VALUE], slots[kept], installs[kept], popularity[kept])
+def key_of(installs: F64, popularity: F64) -> F64:
+    """Orders by installs; where these are equal, by static popularity. float64 [n]."""
+    tie: F64 = np.arctan(popularity) / np.pi + 0.5
+    return installs + _TIE * tie
 
 
-def lists_of(postings: Postings) -> AttributeLists:
-    """Lists by value of what `top_of_values` returned."""
-    values, starts = np.unique(postings.values, return_index=True)
-    return AttributeLists(values, np.append(starts, len(postings.values)), postings.slots, postings.installs)
+class ListBuilder:
+    """Collects pairs of a value and an item's slot; then `finish` cuts each value's list to the PER_VALUE best keys."""
+
+    def __init__(self) -> None:
+        self._pairs: list[list[AttributePairs]] = [[] for _ in range(BUCKETS)]
+        self._bucket = 0
+        self._parts: list[AttributeLists] = []
+
+    def add(self, pairs: AttributePairs) -> None:
+        """Collect some pairs; a pair comes once."""
+        buckets = (pairs.values >> _SHIFT).astype(np.uint8)
+        order = np.argsort(buckets, kind="stable")
+        ends = np.cumsum(np.bincount(buckets, minlength=BUCKETS))
+        for collected, start, end in zip(self._pairs, ends - np.diff(ends, prepend=0), ends, strict=True):
+            if start < end:
+                part = order[start:end]
+                collected.append(AttributePairs(pairs.values[part], pairs.slots[part], pairs.keys[part]))
+
+    def finish(self) -> bool:
+        """Cut the lists of the next PAIRS pairs or so; whether they were the last ones."""
+        pairs: list[AttributePairs] = []
+        while self._bucket < BUCKETS and sum(len(one.values) for one in pairs) < PAIRS:
+            pairs += self._pairs[self._bucket]
+            self._pairs[self._bucket] = []
+            self._bucket += 1
+        if pairs:
+            self._parts.append(_cut(AttributePairs(*(np.concatenate(arrays) for arrays in zip(*pairs, strict=True)))))
+        return self._bucket == BUCKETS
+
+    def lists(self) -> AttributeLists:
+        """The lists of all values that are finished."""
+        if not self._parts:
+            return NO_LISTS
+        values, _, slots, keys = (np.concatenate(arrays) for arrays in zip(*self._parts, strict=True))
+        counts = np.concatenate([np.diff(part.starts) for part in self._parts])
+        return AttributeLists(values, np.concatenate([[0], np.cumsum(counts)]), slots, keys)
+
+
+def _cut(pairs: AttributePairs) -> AttributeLists:
+    order = np.argsort(pairs.values)
+    values, starts = np.unique(pairs.values[order], return_index=True)
+    kept = [
+        some if len(some) <= PER_VALUE else some[np.argpartition(-pairs.keys[some], PER_VALUE - 1)[:PER_VALUE]]
+        for some in np.split(order, starts[1:])
+    ]
+    ends = np.cumsum([0, *map(len, kept)])
+    best = np.concatenate(kept)
+    return AttributeLists(values, ends, pairs.slots[best], pairs.keys[best])

@@ -29,6 +29,6 @@ def same(query: Query) -> Iterator[str]:
     entries = np.concatenate(parts)
     slots, first, inverse = np.unique(lists.slots[entries], return_index=True, return_inverse=True)
     shared = np.bincount(inverse, np.repeat(counts[found], stops - starts))
-    order = np.lexsort([slots, -lists.installs[entries[first]], -shared])
+    order = np.lexsort([slots, -lists.keys[entries[first]], -shared])
     names = query.columns.names
     return (names[slot] for slot in slots[order].tolist())

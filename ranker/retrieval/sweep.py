@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ranker.retrieval.attribute_lists import Postings, lists_of, rows_of, top_of_values, values_of
+from ranker.retrieval.attribute_lists import AttributePairs, ListBuilder, key_of, rows_of, values_of
 from ranker.retrieval.install_counters import InstallCounter
 from ranker.retrieval.item_columns import ItemColumns, ItemSlice
 from ranker.retrieval.item_counts import impressions_of, install_statistic, installs_of
@@ -97,36 +97,38 @@ class _Sweep:
             for source in ORDERS
             if source == "popular" or quotas[source]  # type: ignore[index]  # all are sources
         }
-        self._by_value: list[Postings] = []
+        self._lists = ListBuilder()
         self._sums = np.zeros(2)  # of lately, installs
 
     def step(self) -> bool:
-        """Sweep the next slice; whether it was the last one."""
+        """Sweep the next slice, or after the last one a part of what was collected; whether all is done."""
         begun_s = time.monotonic()
+        if self._next < len(self._columns.names) or not self._next:
+            self._sweep_slice()
+        is_done = self._next >= len(self._columns.names) and self._lists.finish()
+        self.spent_s += time.monotonic() - begun_s
+        return is_done
+
+    def _sweep_slice(self) -> None:
         items = self._columns.slice(self._next, SLICE)
         swept = self._swept(items)
         self._sums += swept.lately.sum(), swept.installs.sum()
         for source, best in self._best.items():
             self._best[source] = _merged(best, items.first, ORDERS[source](swept), self._settings.count + EXTRA)
         if self._settings.same and self._catalogue is not None:
-            self._by_value.append(self._postings(items, swept, self._catalogue))
+            self._lists.add(self._pairs(items, swept, self._catalogue))
         self._next += SLICE
-        is_last = self._next >= len(self._columns.names)
-        if is_last and self._sums.all():
-            self._counters.lately_share = self._sums[0] / self._sums[1]
-        self.spent_s += time.monotonic() - begun_s
-        return is_last
 
     def pools(self) -> Pools:
         """What was found. An item that was removed meanwhile is left out."""
+        if self._sums.all():
+            self._counters.lately_share = self._sums[0] / self._sums[1]
         names = self._columns.names
         orders = {
             source: [name for slot in best.slots.tolist() if (name := names[slot])]
             for source, best in self._best.items()
         }
-        if not self._by_value:
-            return Pools(orders, added=self._added)
-        return Pools(orders, lists_of(top_of_values(self._by_value)), self._added)
+        return Pools(orders, self._lists.lists(), self._added)
 
     def _swept(self, items: ItemSlice) -> SweptItems:
         nothing, version, settings = np.zeros(len(items.ids)), self._version, self._settings
@@ -149,12 +151,12 @@ class _Sweep:
             settings,
         )
 
-    def _postings(self, items: ItemSlice, swept: SweptItems, catalogue: Catalogue) -> Postings:
+    def _pairs(self, items: ItemSlice, swept: SweptItems, catalogue: Catalogue) -> AttributePairs:
         rows = rows_of(catalogue, self._columns.names[items.first : items.first + len(items.ids)])
         values, of = values_of(catalogue, rows, self._settings.same_by)
-        there = ~np.isnan(swept.popularity[of])
-        values, of = values[there], of[there]
-        return top_of_values([Postings(values, items.first + of, swept.installs[of], swept.popularity[of])])
+        is_there = ~np.isnan(swept.popularity[of])
+        values, of = values[is_there], of[is_there]
+        return AttributePairs(values, items.first + of, key_of(swept.installs, swept.popularity)[of])
 
 
 class _Best(NamedTuple):

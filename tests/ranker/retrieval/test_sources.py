@@ -14,7 +14,7 @@ from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.retrieval import attribute_lists
 from ranker.retrieval import sweep as sweeps
-from ranker.retrieval.attribute_lists import Postings, lists_of, top_of_values
+from ranker.retrieval.attribute_lists import AttributePairs, ListBuilder, key_of
 from ranker.retrieval.candidates import retrieve
 from ranker.retrieval.install_counters import InstallCounter
 from ranker.retrieval.item_columns import LATEST_MAX, ItemColumns
@@ -148,27 +148,33 @@ def test_same_needs_something_to_go_by() -> None:
 
 
 @given(
-    order=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(0, 3)), max_size=60),
+    order=st.lists(st.tuples(st.integers(0, 255), st.integers(0, 30), st.integers(0, 3)), max_size=60),
     per_value=st.integers(1, 5),
     cut=st.integers(0, 60),
 )
 def test_lists_of_values(order: list[tuple[int, int, int]], per_value: int, cut: int) -> None:
-    """However the pairs of value and item come in parts: of each value the best by installs, among equals by slot."""
-    pairs = {(value, slot): installs for value, slot, installs in order}
+    """However the pairs of value and item come in parts: of each value the best by installs, then by popularity."""
+    pairs = {(value << 56, slot): (installs, slot % 7) for value, slot, installs in order}
 
-    def part(some: list[tuple[tuple[int, int], int]]) -> Postings:
+    def part(some: list[tuple[tuple[int, int], tuple[int, int]]]) -> AttributePairs:
         values, slots = np.array([k for k, _ in some], np.uint64).reshape(-1, 2).T
-        installs = np.array([n for _, n in some], np.float64)
-        return Postings(values, slots.astype(np.int64), installs, np.zeros(len(some)))
+        installs, popularity = np.array([n for _, n in some], np.float64).reshape(-1, 2).T
+        return AttributePairs(values, slots.astype(np.int64), key_of(installs, popularity))
 
-    whole = [*pairs.items()]
+    whole, builder, steps = [*pairs.items()], ListBuilder(), 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attribute_lists, "PER_VALUE", per_value)
-        lists = lists_of(top_of_values([top_of_values([part(some)]) for some in (whole[:cut], whole[cut:])]))
+        patch.setattr(attribute_lists, "PAIRS", 5)
+        for some in (whole[:cut], whole[cut:]):
+            builder.add(part(some))
+        while not builder.finish():
+            steps += 1
+        lists = builder.lists()
+    assert steps <= 1 + len(pairs) // 5
     assert lists.values.tolist() == sorted({value for value, _ in pairs})
     for value, start, stop in zip(lists.values.tolist(), lists.starts[:-1], lists.starts[1:], strict=True):
-        of = sorted((-n, slot) for (v, slot), n in pairs.items() if v == value)
-        assert lists.slots[start:stop].tolist() == [slot for _, slot in of][:per_value]
+        best = sorted((keys for (v, _), keys in pairs.items() if v == value), reverse=True)[:per_value]
+        assert sorted((pairs[value, slot] for slot in lists.slots[start:stop].tolist()), reverse=True) == best
 
 
 def test_a_counter_fades() -> None:
