@@ -151,17 +151,12 @@ class NextInstalls:
             s, p = scores[candidates], popularity[candidates]
             for item in installed:
                 place = _place(candidates, item)
-                if place < 0:
-                    self._ranks[of, name].append((MISSED, 0))
-                    continue
-                self._ranks[of, name].append(_rank(s, p, place))
+                self._ranks[of, name].append(_rank(s, p, place) if place >= 0 else (MISSED, 0))
 
     def answer(self, entrant: int, predictions: F32) -> None:
         """An entrant's predictions for the candidates of its next question, float32 [n]."""
         for place in self._places[self._answered[entrant]]:
-            rank = MISSED, 0
-            if place >= 0:
-                rank = _rank(predictions, np.zeros(len(predictions)), place)
+            rank = _rank(predictions, np.zeros(len(predictions)), place) if place >= 0 else (MISSED, 0)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -211,10 +206,7 @@ def ranks_in_groups(names: Sequence[str], scores: F32, rows: JudgedRows, groups:
     users, sizes, above, tied = [], [], [], []
     for group in np.split(order, starts[1:]):
         is_installed = rows.labels[group] > 0.5
-        own, others = (
-            scores[:, group[is_installed]],
-            scores[:, group[~is_installed]],
-        )  # f32[M, n] each
+        own, others = scores[:, group[is_installed]], scores[:, group[~is_installed]]
         if own.size and others.size:
             above.append((others[:, None] > own[..., None]).sum(-1))
             tied.append((others[:, None] == own[..., None]).sum(-1))

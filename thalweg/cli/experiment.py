@@ -101,7 +101,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
             "(docs/figures.md); repeat it. Defaults tuned on MovieLens."
         ),
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Judge every nth install only: each asks all for 100 items.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Ask about every nth next install: all rank 100 items.")] = 1,
     limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed for the deep part's initial weights (the only randomness).")] = 0,
     pack: Annotated[
