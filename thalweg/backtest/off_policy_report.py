@@ -1,0 +1,70 @@
+"""What `thalweg backtest --off-policy` prints and writes."""
+
+import numpy as np
+from rich.table import Table
+
+from thalweg.backtest.off_policy import ESTIMATORS, LOGGED, MEAN_WEIGHT, Estimate
+from thalweg.backtest.off_policy_run import OffPolicy
+from thalweg.backtest.report import interval_text, justify, named
+
+EFFECTIVE_MIN = 100  # pages; with fewer even the interval can't be trusted
+
+
+def off_policy_tables(found: OffPolicy) -> list[Table]:
+    """Installs a page by target and estimator, and what their weights are like."""
+    return [_earned(found), _weights(found)]
+
+
+def _earned(found: OffPolicy) -> Table:
+    any_of = next(iter(found.estimates.values()))
+    caption = f"95 % by bootstrap over {found.pages:,} pages"
+    if found.left_out:
+        caption += f"; {found.left_out:,} pages without propensities or labels are left out"
+    table = Table("", *ESTIMATORS, "dr − logged", title="installs a page, had the target filled the logged pages",
+                  caption=caption, title_justify="left", caption_justify="left", min_width=len(caption))  # fmt: skip
+    table.add_row("as logged", interval_text(any_of.of(LOGGED)), "", "", "")
+    for name, one in found.estimates.items():
+        cells = [interval_text(one.of(key)) for key in ESTIMATORS]
+        table.add_row(name, *cells, interval_text(one.gain("dr"), "+"))
+    justify(table)
+    return table
+
+
+def _weights(found: OffPolicy) -> Table:
+    doubts = [f"{name}: {doubt}" for name, one in found.estimates.items() for doubt in doubts_of(one)]
+    heads = ("", "effective pages", "mean weight", "largest", "clipped", "items it could show")
+    table = Table(*heads, title="weights", caption="\n".join(doubts), title_justify="left", caption_justify="left",
+                  min_width=max(map(len, doubts), default=0))  # fmt: skip
+    for name, one in found.estimates.items():
+        table.add_row(name, f"{one.effective_pages:,.0f}", interval_text(one.of(MEAN_WEIGHT)), f"{one.weight_max:,.1f}",
+                      f"{one.clipped:,}", f"{one.matched:.1%}")  # fmt: skip
+    justify(table)
+    return table
+
+
+def doubts_of(one: Estimate) -> list[str]:
+    """Why an estimate shouldn't be trusted; empty if nothing speaks against it."""
+    found = []
+    if one.effective_pages < EFFECTIVE_MIN:
+        found.append(f"{one.effective_pages:,.0f} effective pages are too few to conclude from")
+    weight = one.of(MEAN_WEIGHT)
+    if weight.is_known and not weight.low <= 1 <= weight.high:
+        found.append("weights should be 1 on average: propensities are wrong, clipped, or the log never shows "
+                     "what the target does")  # fmt: skip
+    return found
+
+
+def off_policy_figures(found: OffPolicy) -> dict[str, float]:
+    """One flat object: `logged`, `wide,deep greedy.snips`, `….snips_low`, `….effective_pages` and so on."""
+    figures: dict[str, float] = {"pages": found.pages, "left_out": found.left_out}
+    if np.isfinite(found.options.clip):
+        figures["clip"] = found.options.clip
+    for name, one in found.estimates.items():
+        figures |= named(LOGGED, "", one.of(LOGGED), with_value=True)
+        for key in ESTIMATORS:
+            figures |= named(f"{name}.{key}", "", one.of(key), with_value=True)
+            figures |= named(f"{name}.{key}_gain", "", one.gain(key), with_value=True)
+        figures |= named(f"{name}.{MEAN_WEIGHT}", "", one.of(MEAN_WEIGHT), with_value=True)
+        figures |= {f"{name}.effective_pages": one.effective_pages, f"{name}.weight_max": one.weight_max,
+                    f"{name}.clipped": one.clipped, f"{name}.matched": one.matched}  # fmt: skip
+    return figures
