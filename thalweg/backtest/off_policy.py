@@ -2,7 +2,7 @@
 
 A page's places are filled from the top, each with a probability given the items above it. So a label at place k is
 weighted by the product of (target's probability / logged propensity) over places 1 to k, which is unbiased as long as
-a label depends on the items at its place and above it (McInerney et al. 2020). Pages of one item are a contextual bandit.
+a label depends on nothing below its place (McInerney et al. 2020). Pages of one item are a contextual bandit.
 
 IPS (Horvitz and Thompson 1952), SNIPS (Swaminathan and Joachims 2015), doubly robust (Dudík et al. 2014).
 """
@@ -49,7 +49,7 @@ class EstimateOptions:
     """How weights are made and intervals drawn.
 
     `weighting`: "cascade" multiplies the ratios of a place and of those above it; "independent" takes each place's own
-    ratio: its weights vary less, but it estimates what the target earns at a place below items that the log's policy chose.
+    ratio: its weights vary less, but it estimates what the target earns at a place below items of the log's policy.
     """
 
     clip: float = np.inf  # greatest weight; a smaller one has less variance, and a bias
@@ -68,6 +68,7 @@ class Estimate:
     effective_pages: float  # Kish: (Σw)² / Σw², of the place where it is least
     weight_max: float
     matched: float  # share of shown items that the target could have shown there
+    installs: int  # whose weight isn't 0: all that the estimate stands on
     clipped: int  # weights
 
     def of(self, name: str) -> Interval:
@@ -94,7 +95,7 @@ def estimate(logged: LoggedPages, target: TargetPages, options: EstimateOptions)
         row[:] = _figures(counts @ sums, pages)
     return Estimate(
         _figures(sums.sum(0), pages), resampled, pages, float(effective(weights).min()), float(weights.max()),
-        float((target.chances[logged.shown] > 0).mean()), clipped,
+        float((target.chances[logged.shown] > 0).mean()), int((weights * logged.labels > 0).sum()), clipped,
     )  # fmt: skip
 
 

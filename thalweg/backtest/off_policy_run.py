@@ -121,7 +121,7 @@ def logged_pages(scores: Scores, propensities: F64, shown: Bools) -> tuple[Logge
             "no page says with what probability its items were shown (`propensities`, above 0 and at most 1), and "
             f"without that no page says what others would have earned; {REMEDY}"
         )
-    kept: Bools = (has_propensity & ~(shown & np.isnan(labels))).all(1)
+    kept: Bools = np.all(has_propensity & ~(shown & np.isnan(labels)), axis=1)
     if not kept.any():
         raise DataError("no page with propensities has all its labels: let the log go on until its windows are closed")
     return LoggedPages(np.where(shown, labels, 0.0)[kept], np.where(shown, propensities, 1.0)[kept], shown[kept]), kept

@@ -143,7 +143,7 @@ def _has(judged: Judgements, key: str) -> bool:
     return any(np.isfinite(part.of(key).value) for parts in judged.values() for part in parts[1:]) or key == "auc"
 
 
-def interval_text(one: Interval, sign: str = "") -> str:
+def interval_text(one: Interval, sign: str = "", digits: int = 4) -> str:
     """A figure in a table, with its interval if it has one; - where it isn't defined.
 
     >>> interval_text(Interval(0.77, 0.7661, 0.774)), interval_text(Interval(0.01, 0.008, 0.0125), "+")
@@ -151,7 +151,7 @@ def interval_text(one: Interval, sign: str = "") -> str:
     """
     if not np.isfinite(one.value):
         return "-"
-    form = f"{sign}.4f"
+    form = f"{sign}.{digits}f"
     return f"{one.value:{form}}" + (f" [{one.low:{form}}, {one.high:{form}}]" if one.is_known else "")
 
 
