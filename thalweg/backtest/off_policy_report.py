@@ -54,8 +54,8 @@ def doubts_of(one: Estimate) -> list[str]:
         found.append(f"{one.effective_pages:,.0f} effective pages are too few to conclude from")
     if one.installs < INSTALLS_MIN:
         found.append(f"{one.installs} installs are too few for an interval")
-    weight = one.of(MEAN_WEIGHT)
-    if weight.is_known and not weight.low <= 1 <= weight.high:
+    value, low, high = one.of(MEAN_WEIGHT)
+    if 1 < 2 * low - value or 1 > 2 * high - value:  # some four standard errors: not by chance
         found.append("weights should be 1 on average: propensities are wrong, clipped, or the log never shows "
                      "what the target does")  # fmt: skip
     return found
