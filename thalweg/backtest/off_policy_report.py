@@ -10,7 +10,7 @@ from thalweg.backtest.off_policy_run import OffPolicy
 from thalweg.backtest.report import interval_text, justify, named
 
 EFFECTIVE_MIN: Final = 100  # pages, and
-INSTALLS_MIN: Final = 10  # with fewer of them even the interval can't be trusted
+INSTALLS_MIN: Final = 10  # installs on them: with fewer even the interval can't be trusted
 RARE: Final = 0.01  # installs a page
 
 
@@ -52,10 +52,10 @@ def doubts_of(one: Estimate) -> list[str]:
     found = []
     if one.effective_pages < EFFECTIVE_MIN:
         found.append(f"{one.effective_pages:,.0f} effective pages are too few to conclude from")
-    if one.installs < INSTALLS_MIN:
-        found.append(f"{one.installs} installs are too few for an interval")
+    elif (installs := one.effective_pages * one.of(LOGGED).value) < INSTALLS_MIN:
+        found.append(f"{one.effective_pages:,.0f} effective pages have some {installs:.1f} installs, too few to conclude")
     value, low, high = one.of(MEAN_WEIGHT)
-    if 1 < 2 * low - value or 1 > 2 * high - value:  # some four standard errors: not by chance
+    if not 2 * low - value <= 1 <= 2 * high - value:  # some four standard errors: not by chance
         found.append("weights should be 1 on average: propensities are wrong, clipped, or the log never shows "
                      "what the target does")  # fmt: skip
     return found

@@ -11,8 +11,10 @@ from stream.runtime.errors import DataError
 from stream.tables.dtypes import F64
 from thalweg.backtest.off_policy import EstimateOptions, LoggedPages, TargetPages, effective, estimate
 
-ONE_BY_ONE = EstimateOptions(weighting="independent")
-BANDIT = LoggedPages(*np.array([[[1.0], [0], [1], [0]], [[0.5], [0.5], [0.25], [0.25]]]), np.ones((4, 1), np.bool_))
+DEFAULT, ONE_BY_ONE = EstimateOptions(), EstimateOptions(weighting="independent")
+BANDIT = LoggedPages(
+    np.array([[1.0], [0], [1], [0]]), np.array([[0.5], [0.5], [0.25], [0.25]]), np.ones((4, 1), np.bool_)
+)
 TARGET = TargetPages(  # weights: 2, 0, 2, 1
     *np.array([[[1.0], [0], [0.5], [0.25]], [[0.7], [0.3], [0.6], [0.4]], [[0.6], [0.4], [0.5], [0.5]]])
 )
@@ -22,7 +24,7 @@ OF_TWO = TargetPages(  # ratios: 2 and 0.5 on the first page, 0.5 and 4 on the s
 )
 
 
-def value(name: str, logged: LoggedPages, target: TargetPages, options: EstimateOptions = EstimateOptions()) -> float:
+def value(name: str, logged: LoggedPages, target: TargetPages, options: EstimateOptions = DEFAULT) -> float:
     """An estimate without its interval."""
     return estimate(logged, target, options).of(name).value
 
@@ -83,14 +85,14 @@ def test_clipping() -> None:
     assert found.of("ips").value == pytest.approx((1.5 + 1.5) / 4)
     assert found.of("snips").value == pytest.approx((1.5 + 1.5) / (1.5 + 0 + 1.5 + 1))
     assert (found.clipped, found.weight_max, found.of("mean_weight").value) == (2, 1.5, 1.0)
-    assert estimate(BANDIT, TARGET, EstimateOptions()).of("mean_weight").value == pytest.approx(5 / 4)
+    assert estimate(BANDIT, TARGET, DEFAULT).of("mean_weight").value == pytest.approx(5 / 4)
 
 
 def test_effective_pages() -> None:
     """(Σ w)² / Σ w²: all of them where weights are equal, one where one has all the weight; the least of all places."""
     assert effective(np.array([[3.0, 5.0, 2.0], [3.0, 0.0, 1.0]])).tolist() == [2, 1, 9 / 5]
-    assert estimate(BANDIT, TARGET, EstimateOptions()).effective_pages == pytest.approx(25 / 9)
-    assert estimate(TWO_PLACES, OF_TWO, EstimateOptions()).effective_pages == pytest.approx(2.5**2 / 4.25)
+    assert estimate(BANDIT, TARGET, DEFAULT).effective_pages == pytest.approx(25 / 9)
+    assert estimate(TWO_PLACES, OF_TWO, DEFAULT).effective_pages == pytest.approx(2.5**2 / 4.25)
 
 
 def pages_of(chances: F64, after: F64) -> Iterator[tuple[int, int, float, float]]:
@@ -131,9 +133,9 @@ def test_a_log_that_was_not_drawn_is_refused() -> None:
     """Where every item was certain to be shown (`ucb`, or no exploration) nothing can be weighed: why, and a remedy."""
     certain = BANDIT._replace(propensities=np.ones((4, 1)))
     with pytest.raises(DataError, match=r"(?s)without drawing.*ucb.*kind = \"epsilon\""):
-        estimate(certain, TARGET, EstimateOptions())
+        estimate(certain, TARGET, DEFAULT)
     pinned = TWO_PLACES._replace(propensities=np.array([[1.0, 0.5], [1.0, 0.5]]))
-    assert estimate(pinned, OF_TWO, EstimateOptions()).pages == 2, "a pinned place is certain, the other was drawn"
+    assert estimate(pinned, OF_TWO, DEFAULT).pages == 2, "a pinned place is certain, the other was drawn"
 
 
 def test_intervals_are_of_pages_and_a_function_of_the_seed() -> None:
@@ -142,7 +144,7 @@ def test_intervals_are_of_pages_and_a_function_of_the_seed() -> None:
     logged, target = world.logged(), world.target()
     first, again, other = (estimate(logged, target, EstimateOptions(seed=seed)) for seed in (0, 0, 1))
     assert first.resampled.tobytes() == again.resampled.tobytes() != other.resampled.tobytes()
-    same = estimate(logged, target._replace(chances=logged.propensities), EstimateOptions())
+    same = estimate(logged, target._replace(chances=logged.propensities), DEFAULT)
     assert same.gain("ips") == same.gain("snips") == (0, 0, 0)
     assert same.of("ips").high > same.of("ips").low
 

@@ -176,7 +176,7 @@ def test_the_command_prints_and_writes_it(tmp_path: Path) -> None:
     found = json.loads(report.read_text())
     assert found["wide epsilon=0.2.snips_low"] < found["wide epsilon=0.2.snips"] < found["wide epsilon=0.2.snips_high"]
     assert found["clip"] == 20 >= found["wide epsilon=0.2.weight_max"]
-    assert 0 < found["wide epsilon=0.2.clipped"]
+    assert found["wide epsilon=0.2.clipped"] > 0
 
 
 @pytest.mark.parametrize(
