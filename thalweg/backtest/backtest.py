@@ -180,7 +180,7 @@ class Backtest:
         self._shown.append((self._users.setdefault(page.user, len(self._users)), page.time_ms, len(page.items)))
         if self._slices.names:
             self._members.append(self._slices.members(one_page(words)))
-        self._steps.append(ShownPage(words, self._rows[page.request_id], candidates, page.propensities))
+        self._steps.append(ShownPage(words, self._rows[page.request_id], page, candidates))
         if self.pages % PROGRESS_PAGES == 0:
             self.on_progress(self)
 

@@ -9,7 +9,7 @@ from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from producers.features import CandidatePage
-from stream.events.types import Examples
+from stream.events.types import Examples, Impression
 from stream.features.encoder import DeepInput, WideKeys
 from stream.spec.spec import Spec
 from stream.spec.values import PartName
@@ -21,8 +21,8 @@ class ShownPage(NamedTuple):
 
     words: U64
     row: int
-    candidates: CandidatePage | None = None  # of a backtest that asks for them
-    propensities: Sequence[float] = ()
+    page: Impression
+    candidates: CandidatePage | None  # of a backtest that asks for them
 
 
 class EmittedRecord(NamedTuple):

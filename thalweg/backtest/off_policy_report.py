@@ -20,17 +20,14 @@ def off_policy_tables(found: OffPolicy) -> list[Table]:
 
 
 def _earned(found: OffPolicy) -> Table:
-    any_of = next(iter(found.estimates.values()))
-    caption = f"95 % by bootstrap over {found.pages:,} pages"
-    if found.left_out:
-        caption += f"; {found.left_out:,} pages without propensities or labels are left out"
-    table = Table("", *ESTIMATORS, "dr over logged", title="installs a page, had the target filled the logged pages",
-                  caption=caption, title_justify="left", caption_justify="left", min_width=len(caption))  # fmt: skip
-    digits = 4 if any_of.of(LOGGED).value >= RARE else 5
-    table.add_row("as logged", interval_text(any_of.of(LOGGED), digits=digits), "", "", "")
+    heads = ("", "pages", LOGGED, *ESTIMATORS, f"dr over {LOGGED}")
+    caption = f"of {found.pages:,} pages those with propensities and labels; 95 % by bootstrap over pages"
+    table = Table(*heads, title="installs a page, had the target filled the logged pages", caption=caption,
+                  title_justify="left", caption_justify="left", min_width=len(caption))  # fmt: skip
     for name, one in found.estimates.items():
-        cells = [interval_text(one.of(key), digits=digits) for key in ESTIMATORS]
-        table.add_row(name, *cells, interval_text(one.gain("dr"), "+", digits))
+        digits = 4 if one.of(LOGGED).value >= RARE else 5
+        cells = [interval_text(one.of(key), digits=digits) for key in (LOGGED, *ESTIMATORS)]
+        table.add_row(name, f"{one.pages:,}", *cells, interval_text(one.gain("dr"), "+", digits))
     justify(table)
     return table
 
@@ -51,9 +48,9 @@ def doubts_of(one: Estimate) -> list[str]:
     """Why an estimate shouldn't be trusted; empty if nothing speaks against it."""
     found = []
     if one.effective_pages < EFFECTIVE_MIN:
-        found.append(f"{one.effective_pages:,.0f} effective pages are too few to conclude from")
+        found.append(f"{one.effective_pages:,.0f} effective pages are too few")
     elif (installs := one.effective_pages * one.of(LOGGED).value) < INSTALLS_MIN:
-        found.append(f"{one.effective_pages:,.0f} effective pages have some {installs:.1f} installs, too few to conclude")
+        found.append(f"{one.effective_pages:,.0f} effective pages have some {installs:.1f} installs: too few")
     value, low, high = one.of(MEAN_WEIGHT)
     if not 2 * low - value <= 1 <= 2 * high - value:  # some four standard errors: not by chance
         found.append("weights should be 1 on average: propensities are wrong, clipped, or the log never shows "
@@ -62,17 +59,15 @@ def doubts_of(one: Estimate) -> list[str]:
 
 
 def off_policy_figures(found: OffPolicy) -> dict[str, float]:
-    """One flat object: `logged`, `wide,deep greedy.snips`, `….snips_low`, `….effective_pages` and so on."""
-    figures: dict[str, float] = {"pages": found.pages, "left_out": found.left_out}
+    """One flat object: `wide,deep greedy.snips`, `….snips_low`, `….snips_gain`, `….effective_pages` and so on."""
+    figures: dict[str, float] = {"pages": found.pages}
     if np.isfinite(found.options.clip):
         figures["clip"] = found.options.clip
     for name, one in found.estimates.items():
-        figures |= named(LOGGED, "", one.of(LOGGED), with_value=True)
-        for key in ESTIMATORS:
+        for key in (LOGGED, *ESTIMATORS, MEAN_WEIGHT):
             figures |= named(f"{name}.{key}", "", one.of(key), with_value=True)
+        for key in ESTIMATORS:
             figures |= named(f"{name}.{key}_gain", "", one.gain(key), with_value=True)
-        figures |= named(f"{name}.{MEAN_WEIGHT}", "", one.of(MEAN_WEIGHT), with_value=True)
-        figures |= {f"{name}.effective_pages": one.effective_pages, f"{name}.weight_max": one.weight_max,
-                    f"{name}.clipped": one.clipped, f"{name}.matched": one.matched,
-                    f"{name}.installs": one.installs}  # fmt: skip
+        for key in ("pages", "effective_pages", "weight_max", "matched", "installs", "clipped"):
+            figures[f"{name}.{key}"] = getattr(one, key)
     return figures

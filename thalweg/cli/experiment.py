@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +24,9 @@ from thalweg.cli.options import (
     write_json,
     write_output,
 )
+
+if TYPE_CHECKING:
+    from ranker.versions.model import Version
 
 STORE_SPEC = SPECS / "store.toml"
 FULL, QUICK, ABLATE = (10, 100_000), (2, 5_000), (4, 20_000)  # seeds, pages
@@ -119,6 +123,10 @@ def backtest(  # typer needs a parameter for each option, however many they are
             help="Estimate what the models would have earned, had they filled the logged pages (docs/off-policy.md).",
         ),
     ] = False,
+    version: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="--off-policy: ask this published version; repeat to compare.", show_default="models"),
+    ] = None,
     epsilon: Annotated[
         list[float] | None,
         typer.Option(help="--off-policy: show any item with this probability; repeat to compare. Default: 0."),
@@ -143,7 +151,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
     Figures of ranking (AUC, NDCG@10, HR@10) are means over pages, and over user sessions, that have both labels;
     docs/figures.md says when they mislead. Intervals are 95 %, by bootstrap over users.
     """
-    of_off_policy = {"--epsilon": epsilon, "--clip": clip is not None, "--weighting": weighting}
+    of_off_policy = {"--version": version, "--epsilon": epsilon, "--clip": clip is not None, "--weighting": weighting}
     of_contest = {"--peer": peer, "--peer-rate": peer_rate, "--plot": plot, "--dump-vw": dump_vw}
     refuse_misplaced(of_contest if off_policy else of_off_policy, "--off-policy", is_given=off_policy)
     from thalweg.backtest.contest import ContestConfig, run_contest, vw_command
@@ -157,10 +165,11 @@ def backtest(  # typer needs a parameter for each option, however many they are
     if off_policy:
         from thalweg.backtest.off_policy import EstimateOptions
         from thalweg.backtest.off_policy_report import off_policy_figures, off_policy_tables
-        from thalweg.backtest.off_policy_run import run_off_policy
+        from thalweg.backtest.off_policy_run import TargetConfig, run_off_policy
 
         options = EstimateOptions(math.inf if clip is None else clip, weighting or "cascade", seed=seed)
-        found = run_off_policy(read, events, config, epsilon or [0.0], options)
+        targets = TargetConfig(epsilon or [0.0], load_versions(version or (), read.name))
+        found = run_off_policy(read, events, config, targets, options)
         for table in off_policy_tables(found):
             print_table(table)
         write_json(json_file, off_policy_figures(found))
@@ -248,6 +257,17 @@ def run_experiment(  # typer needs a parameter for each option, however many the
     names = [arm.strip() for arm in arms.split(",")]
     config = ExperimentConfig(read_spec(spec), rate, pages or usual_pages, names, scenario or ())
     write_json(json_file, conduct(Plan(config, seeds or usual_seeds, ablate, plot), Console()))
+
+
+def load_versions(numbers: Sequence[int], model: str) -> "list[Version]":
+    """Published versions of a model. Raises SnapshotError."""
+    from ranker.versions.version_loader import load_version
+    from stream.snapshots.redis_store import RedisStore
+
+    if not numbers:
+        return []
+    with closing(RedisStore(inspect_settings(), model)) as store:
+        return [load_version(store, model, number) for number in numbers]
 
 
 def refuse_misplaced(options: Mapping[str, object], switch: str, *, is_given: bool) -> None:

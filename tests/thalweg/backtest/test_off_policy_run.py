@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -9,15 +10,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from learner.training.model import Model
 from producers.features import CandidatePage, FeatureBuilder
 from producers.source import WorldEvent
+from ranker.versions.model import Version
 from stream.events.types import Impression, Install, Item, User
 from stream.features.page_features import statistics_of
 from stream.runtime.errors import DataError, SettingsError
 from tests.support.backtest_world import START_MS, TEXT, camps_spec, write_lines
+from tests.support.learned_models import served_versions
 from thalweg.backtest.contest import ContestConfig
 from thalweg.backtest.off_policy import EstimateOptions
-from thalweg.backtest.off_policy_run import OffPolicy, known_items, run_off_policy
+from thalweg.backtest.off_policy_run import OffPolicy, TargetConfig, run_off_policy
+from thalweg.backtest.target_entrants import known_items
 from thalweg.cli.main import app
 
 ITEMS = 6
@@ -47,9 +52,10 @@ def drawn_world(pages: int, seed: int = 1, favour: float = 0.0) -> list[WorldEve
     return events
 
 
-def judged(events: list[WorldEvent], *epsilons: float, config: ContestConfig | None = None) -> OffPolicy:
+def judged(events: list[WorldEvent], *epsilons: float, versions: Sequence[Version] = ()) -> OffPolicy:
     """Estimates for the wide part alone."""
-    return run_off_policy(SPEC, events, config or ContestConfig(["wide"]), epsilons, EstimateOptions(resamples=200))
+    targets = TargetConfig(epsilons, versions)
+    return run_off_policy(SPEC, events, ContestConfig(["wide"]), targets, EstimateOptions(resamples=200))
 
 
 def without_propensities(event: WorldEvent) -> WorldEvent:
@@ -99,8 +105,8 @@ def test_pages_without_propensities_are_left_out() -> None:
     events += [Impression("bad", START_MS + 10**7, "u0", ["i0", "i1"], propensities=[0.0, 0.5])]
     without = sum(isinstance(event, Impression) and not event.propensities for event in events)
     found = judged(events, 0.1)
-    assert found.left_out == without + 1 > 50
-    assert found.pages == sum(isinstance(event, Impression) for event in events) - found.left_out
+    assert found.pages == sum(isinstance(event, Impression) for event in events)
+    assert found.pages - found.estimates["wide epsilon=0.1"].pages == without + 1 > 50
 
 
 def test_a_log_without_propensities_is_refused() -> None:
@@ -119,11 +125,42 @@ def test_a_log_of_certainties_is_refused() -> None:
         judged(certain, 0.0)
 
 
+@pytest.fixture(scope="module")
+def version() -> Version:
+    """A version that has learned the first pages of the world."""
+    builder = FeatureBuilder(SPEC, 1)
+    log = [examples for event in WORLD[:1_200] if (examples := builder.process(event).examples)]
+    (*_, (_, found)) = served_versions(Model(SPEC.without_holdout()), log)
+    return found
+
+
+def test_a_published_version_is_judged_by_pages_that_it_has_not_learned(version: Version) -> None:
+    """It learns nothing, shows what fits, and earns some 1.15 installs on a page after its watermark."""
+    one = judged(WORLD, 0.1, versions=[version]).estimates[f"version {version.number} epsilon=0.1"]
+    later = [
+        event for event in WORLD if isinstance(event, Impression) and event.time_ms > version.manifest.watermark_ms
+    ]
+    assert one.pages == len(later) < 1_200
+    assert 0.8 < one.of("snips").low < 1.15 < one.of("snips").high
+
+
+def test_a_version_without_later_pages_is_refused(version: Version) -> None:
+    """With the remedy."""
+    with pytest.raises(DataError, match="older version"):
+        judged(WORLD[:1_000], 0.1, versions=[version])
+
+
+def test_a_version_of_another_spec_is_refused(version: Version) -> None:
+    """Its columns aren't those of the pages."""
+    with pytest.raises(SettingsError, match=f"version {version.number} was made by a spec with other columns"):
+        run_off_policy(camps_spec(), WORLD[:20], ContestConfig(), TargetConfig(versions=[version]), EstimateOptions())
+
+
 @pytest.mark.parametrize(("epsilon", "clip", "says"), [(1.5, 10.0, "--epsilon"), (0.1, 0.0, "--clip")])
 def test_options_out_of_range_are_refused(epsilon: float, clip: float, says: str) -> None:
     """Before anything is played."""
     with pytest.raises(SettingsError, match=says):
-        run_off_policy(SPEC, WORLD[:20], ContestConfig(["wide"]), [epsilon], EstimateOptions(clip=clip))
+        run_off_policy(SPEC, WORLD[:20], ContestConfig(["wide"]), TargetConfig([epsilon]), EstimateOptions(clip=clip))
 
 
 def test_candidates_are_what_was_known_before_the_page() -> None:
