@@ -12,36 +12,36 @@ from thalweg.backtest.report import interval_text, justify, named
 EFFECTIVE_MIN: Final = 100  # pages, and
 INSTALLS_MIN: Final = 10  # installs on them: with fewer even the interval can't be trusted
 RARE: Final = 0.01  # installs a page
+GAIN: Final = f"dr over {LOGGED}"
 
 
-def off_policy_tables(found: OffPolicy) -> list[Table]:
-    """Installs a page by target and estimator, and what their weights are like."""
-    return [_earned(found), _weights(found)]
-
-
-def _earned(found: OffPolicy) -> Table:
-    heads = ("", "pages", LOGGED, *ESTIMATORS, f"dr over {LOGGED}")
-    caption = f"of {found.pages:,} pages those with propensities and labels; 95 % by bootstrap over pages"
-    table = Table(*heads, title="installs a page, had the target filled the logged pages", caption=caption,
-                  title_justify="left", caption_justify="left", min_width=len(caption))  # fmt: skip
-    for name, one in found.estimates.items():
-        digits = 4 if one.of(LOGGED).value >= RARE else 5
-        cells = [interval_text(one.of(key), digits=digits) for key in (LOGGED, *ESTIMATORS)]
-        table.add_row(name, f"{one.pages:,}", *cells, interval_text(one.gain("dr"), "+", digits))
-    justify(table)
-    return table
-
-
-def _weights(found: OffPolicy) -> Table:
+def off_policy_table(found: OffPolicy) -> Table:
+    """What each target would have earned a page, by estimator, and what its weights are like; each target a column."""
     doubts = [f"{name}: {doubt}" for name, one in found.estimates.items() for doubt in doubts_of(one)]
-    heads = ("", "effective pages", "mean weight", "largest", "clipped", "items it might show", "installs")
-    table = Table(*heads, title="weights", caption="\n".join(doubts), title_justify="left", caption_justify="left",
-                  min_width=max(map(len, doubts), default=0))  # fmt: skip
-    for name, one in found.estimates.items():
-        table.add_row(name, f"{one.effective_pages:,.0f}", interval_text(one.of(MEAN_WEIGHT)), f"{one.weight_max:,.1f}",
-                      f"{one.clipped:,}", f"{one.matched:.1%}", f"{one.installs:,}")  # fmt: skip
+    caption = [f"95 % by bootstrap over those of {found.pages:,} pages that have propensities and labels", *doubts]
+    table = Table("installs a page", *found.estimates, title="off-policy: had they filled the logged pages",
+                  caption="\n".join(caption), title_justify="left", caption_justify="left",
+                  min_width=max(map(len, caption)))  # fmt: skip
+    cells = [_cells(one) for one in found.estimates.values()]
+    for head in cells[0]:
+        table.add_row(head, *(of[head] for of in cells), end_section=head == GAIN)
     justify(table)
     return table
+
+
+def _cells(one: Estimate) -> dict[str, str]:
+    digits = 4 if one.of(LOGGED).value >= RARE else 5
+    found = {key: interval_text(one.of(key), digits=digits) for key in (LOGGED, *ESTIMATORS)}
+    return found | {
+        GAIN: interval_text(one.gain("dr"), "+", digits),
+        "pages": f"{one.pages:,}",
+        "effective pages": f"{one.effective_pages:,.0f}",
+        "mean weight": interval_text(one.of(MEAN_WEIGHT)),
+        "largest weight": f"{one.weight_max:,.1f}",
+        "weights clipped": f"{one.clipped:,}",
+        "items it might show": f"{one.matched:.1%}",
+        "installs among them": f"{one.installs:,}",
+    }
 
 
 def doubts_of(one: Estimate) -> list[str]:

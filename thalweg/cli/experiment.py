@@ -164,14 +164,13 @@ def backtest(  # typer needs a parameter for each option, however many they are
     read, events = read_source_spec(source, spec), open_source(source, read_settings())
     if off_policy:
         from thalweg.backtest.off_policy import EstimateOptions
-        from thalweg.backtest.off_policy_report import off_policy_figures, off_policy_tables
+        from thalweg.backtest.off_policy_report import off_policy_figures, off_policy_table
         from thalweg.backtest.off_policy_run import TargetConfig, run_off_policy
 
         options = EstimateOptions(math.inf if clip is None else clip, weighting or "cascade", seed=seed)
         targets = TargetConfig(epsilon or [0.0], load_versions(version or (), read.name))
         found = run_off_policy(read, events, config, targets, options)
-        for table in off_policy_tables(found):
-            print_table(table)
+        print_table(off_policy_table(found))
         write_json(json_file, off_policy_figures(found))
         return
     scores = run_contest(read, events, config)
