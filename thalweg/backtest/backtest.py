@@ -28,7 +28,8 @@ from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ShownP
 from thalweg.backtest.judgement import JudgedRows
 
 PROGRESS_PAGES = 500
-JOINED_EVENTS = 256  # at once
+JOINED_EVENTS = 256  # at once, and
+JOINED_WITH_CANDIDATES = 16  # where pages have candidates: features of 10,000 items are some 5 MB
 REPORTED_MAX = 20  # rejected events that are named
 
 
@@ -147,7 +148,7 @@ class Backtest:
             return
         if isinstance(event, Impression):
             self._rows[event.request_id], self._items = self._items, self._items + len(event.items)
-        if len(self._prepared) == JOINED_EVENTS:
+        if len(self._prepared) == (JOINED_EVENTS if self.candidates is None else JOINED_WITH_CANDIDATES):
             self._play()
 
     def _play(self) -> None:
