@@ -97,7 +97,7 @@ class ModelState:
         return self.predict_encoded(self.encoder.wide_keys(batch), self.encoder.deep_input(batch))
 
     def encode_pages(self, pages: Sequence[U64], *, serving: bool = False) -> list[tuple[WideKeys, DeepInput]]:
-        """What `predict_encoded` takes, of each page; all at once. `serving`: as a ranker scores pages `as_served`."""
+        """What `predict_encoded` takes, of each page; all at once. `serving`: see `Encoder.deep_input`."""
         counts = [int(words[1]) for words in pages]
         starts, ends = np.cumsum([0, *map(len, pages)]), np.cumsum([0, *counts])
         of_page = np.repeat(np.arange(len(pages)), counts)

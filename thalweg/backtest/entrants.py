@@ -8,7 +8,9 @@ import msgspec
 from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
-from stream.events.types import Examples
+from producers.features import CandidatePage
+from stream.events.types import Examples, Impression
+from stream.features.encoder import DeepInput, WideKeys
 from stream.spec.spec import Spec
 from stream.spec.values import PartName
 from stream.tables.dtypes import F32, U64
@@ -19,9 +21,11 @@ class ShownPage(NamedTuple):
 
     words: U64
     row: int
+    page: Impression
+    candidates: CandidatePage | None  # of a backtest that asks for them
 
 
-class CandidatePage(NamedTuple):
+class AskedPage(NamedTuple):
     """Candidates to be predicted as they would be served; nobody sees them. `words`: `as_served`."""
 
     words: U64
@@ -35,7 +39,8 @@ class EmittedRecord(NamedTuple):
     offset: int
 
 
-Step = ShownPage | CandidatePage | EmittedRecord
+Step = ShownPage | AskedPage | EmittedRecord
+EncodedPage = tuple[WideKeys, DeepInput]
 
 
 class Entrant(Protocol):
@@ -46,7 +51,7 @@ class Entrant(Protocol):
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """Predict and learn, in order.
 
-        Returns P(Y=1) of the items of each ShownPage and CandidatePage, float32 [n], by what was learned before.
+        Returns P(Y=1) of the items of each ShownPage and AskedPage, float32 [n], by what was learned before.
         """
         ...
 
@@ -64,7 +69,7 @@ class PeerEntrant(Entrant, Protocol):
         for step in steps:
             if isinstance(step, ShownPage):
                 found.append(self.predict(step.words, step.row))
-            elif isinstance(step, CandidatePage):
+            elif isinstance(step, AskedPage):
                 found.append(self.score(step.words))
             else:
                 self.learn(step.events, step.rows)
@@ -112,10 +117,15 @@ class ModelEntrant(Entrant):
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""
-        model = self.model
-        shown = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
-        candidates = [step.words for step in steps if isinstance(step, CandidatePage)]
-        served = iter(model.encode_pages(candidates, serving=True))
+        return self.play_encoded(
+            steps, self.model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)])
+        )
+
+    def play_encoded(self, steps: Sequence[Step], encoded: Sequence[EncodedPage]) -> list[F32]:
+        """As `play`, but predict these items in place of each page's."""
+        model, pages = self.model, iter(encoded)
+        asked = [step.words for step in steps if isinstance(step, AskedPage)]
+        served = iter(model.encode_pages(asked, serving=True))
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
         chunks = model.record_encoder.of_events(
             [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE
@@ -124,8 +134,8 @@ class ModelEntrant(Entrant):
         found = []
         for step in steps:
             if isinstance(step, ShownPage):
-                found.append(self.model.predict_encoded(*next(shown)))
-            elif isinstance(step, CandidatePage):
+                found.append(self.model.predict_encoded(*next(pages)))
+            elif isinstance(step, AskedPage):
                 found.append(self.model.predict_encoded(*next(served)))
             else:
                 chunk, r = next(records)

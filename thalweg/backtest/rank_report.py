@@ -10,7 +10,7 @@ from thalweg.backtest.backtest import Scores
 from thalweg.backtest.judgement import Judgement
 from thalweg.backtest.next_install import CANDIDATES, CATALOGUE, IN_SESSION, ON_PAGE, RETRIEVED
 from thalweg.backtest.ranks import RANK_FIGURES, Ranks
-from thalweg.backtest.report import interval_text, named_figures
+from thalweg.backtest.report import interval_text, named
 
 HEADS: Final = {"hit_rate": "HR@10", "mrr": "MRR@10", "ndcg": "NDCG@10", "recall_100": "recall@100"}
 TITLES: Final = {
@@ -44,9 +44,9 @@ def rank_figures(scores: Scores, judged: RankJudgements) -> dict[str, float]:
         for name, one in by_name.items():
             for key in _keys(of):
                 prefix = f"{name.replace(' ', '_')}.{of}_{key}"
-                found |= named_figures(prefix, one.of(key))
+                found |= named(prefix, "", one.of(key), with_value=True)
                 if one is not first:
-                    found |= named_figures(f"{prefix}_gain", one.gain_over(first, key))
+                    found |= named(f"{prefix}_gain", "", one.gain_over(first, key), with_value=True)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from stream.tables.dtypes import F64, I64
-from thalweg.backtest.judgement import RESAMPLES, Judgement, resamples_of_users
+from thalweg.backtest.judgement import RESAMPLES, Judgement, resamples_of
 
 K: Final = 10
 RECALL_K: Final = 100
@@ -42,7 +42,7 @@ class Ranks:
         found = {}
         for name, above, tied in zip(self.names, self.above, self.tied, strict=True):
             sums = _by_user(expected_gains(above, tied) * counted, owners, len(users))
-            values = [_means(drawn @ sums, drawn @ counts) for drawn in resamples_of_users(len(users), resampled, seed)]
+            values = [_means(drawn @ sums, drawn @ counts) for drawn in resamples_of(len(users), resampled, seed)]
             resampled_values = np.array(values) if len(users) > 1 else np.full((resampled, len(RANK_FIGURES)), np.nan)
             found[name] = Judgement(_means(sums.sum(0), counts.sum(0)), resampled_values, figures=RANK_FIGURES)
         return found
