@@ -1,6 +1,8 @@
 """Session peers by hand: the figures are those that the published code, session-rec, prints for the same sessions."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +124,10 @@ def test_sessions_grow_without_bounds() -> None:
         assert sessions.session(user).tolist() == items
     installs = np.bincount(np.concatenate(list(wanted.values())), minlength=len(sessions))
     assert sessions.installs.tolist() == installs.tolist()
+
+
+def test_the_page_on_peers_says_all_defaults() -> None:
+    """docs/peers.md has each option with its default."""
+    page = (Path(__file__).parents[3] / "docs" / "peers.md").read_text()
+    for name, default in asdict(SessionOptions()).items():
+        assert f"`{name}` {default:g}" in page
