@@ -71,7 +71,7 @@ class NextInstalls:
         self._users: list[int] = []  # of each install that is asked about
         self._sizes: dict[str, list[int]] = {CATALOGUE: [], RETRIEVED: []}  # of its lists
         self._ranks: dict[tuple[str, str], list[Rank]] = defaultdict(list)  # by list and name
-        self._places: list[list[int]] = []  # by question, of the installed items among the candidates; -1: elsewhere
+        self._indices: list[list[int]] = []  # by question, of installed items among the candidates; -1: not retrieved
         self._answered = [0] * len(entrants)  # questions
         self._orders: list[F32] = []  # by page, of its items by each session peer, f32[peers, n]; greater is better
 
@@ -134,10 +134,10 @@ class NextInstalls:
         for peer in self._peers:
             self._rank_by(peer.name, peer.score(question.user), popularity, lists, installed)
         self.seconds += time.perf_counter() - begun
-        self._places.append([_place(retrieved, item) for item in installed])
+        self._indices.append([_index_of(retrieved, item) for item in installed])
         for name, candidates in lists.items():
             self._sizes[name] += [len(candidates)] * len(installed)
-            self._ranks[name, RETRIEVAL] += [(place, 0) if place >= 0 else (MISSED, 0) for place in self._places[-1]]
+            self._ranks[name, RETRIEVAL] += [(index, 0) if index >= 0 else (MISSED, 0) for index in self._indices[-1]]
         self._users += [sessions.user(question.user)] * len(installed)
         items = [sessions.names[item] for item in retrieved.tolist()]
         context = self._contexts.get(question.user, {})
@@ -150,13 +150,13 @@ class NextInstalls:
         for of, candidates in lists.items():
             s, p = scores[candidates], popularity[candidates]
             for item in installed:
-                place = _place(candidates, item)
-                self._ranks[of, name].append(_rank(s, p, place) if place >= 0 else (MISSED, 0))
+                index = _index_of(candidates, item)
+                self._ranks[of, name].append(_rank(s, p, index) if index >= 0 else (MISSED, 0))
 
     def answer(self, entrant: int, predictions: F32) -> None:
         """An entrant's predictions for the candidates of its next question, float32 [n]."""
-        for place in self._places[self._answered[entrant]]:
-            rank = _rank(predictions, np.zeros(len(predictions)), place) if place >= 0 else (MISSED, 0)
+        for index in self._indices[self._answered[entrant]]:
+            rank = _rank(predictions, np.zeros(len(predictions)), index) if index >= 0 else (MISSED, 0)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -183,17 +183,17 @@ class NextInstalls:
         return found
 
 
-def _rank(scores: F32 | F64, popularity: I64 | F64, place: int) -> Rank:
-    """Of the item at this place: equal scores are ordered by popularity."""
-    is_equal, own = scores == scores[place], popularity[place]
-    above = np.count_nonzero(scores > scores[place]) + np.count_nonzero(is_equal & (popularity > own))
+def _rank(scores: F32 | F64, popularity: I64 | F64, index: int) -> Rank:
+    """Of the item at this index: equal scores are ordered by popularity."""
+    is_equal, own = scores == scores[index], popularity[index]
+    above = np.count_nonzero(scores > scores[index]) + np.count_nonzero(is_equal & (popularity > own))
     return int(above), int(np.count_nonzero(is_equal & (popularity == own))) - 1
 
 
-def _place(candidates: I64, item: int) -> int:
-    """Where the item is among candidates; -1: nowhere."""
-    places = np.flatnonzero(candidates == item)
-    return int(places[0]) if len(places) else -1
+def _index_of(candidates: I64, item: int) -> int:
+    """The item's index among candidates; -1: it isn't there."""
+    found = np.flatnonzero(candidates == item)
+    return int(found[0]) if len(found) else -1
 
 
 def ranks_in_groups(names: Sequence[str], scores: F32, rows: JudgedRows, groups: I64) -> Ranks:

@@ -11,18 +11,18 @@ from thalweg.backtest.user_sessions import Sessions
 
 @kernel
 def add_rules(last: I64, gains: F64, sessions: Sessions, scores: F64) -> None:
-    """Sequential rules of the items `last`, newest first, by `SequentialRules`; `gains`: f64[steps], by places - 1."""
+    """Rules of the items `last`, newest first, by `SequentialRules`; `gains`: f64[steps], by distance - 1."""
     users, items = sessions.users, sessions.items
-    for place in range(last.shape[0]):
-        item, weight = last[place], 1.0 / (place + 1.0)
+    for i in range(last.shape[0]):
+        item, weight = last[i], 1.0 / (i + 1.0)
         first, length, _ = users.spans[item]
         for user in users.cells[first : first + length]:
             begin, n, _ = items.spans[user]
-            at = begin
-            while items.cells[at] != item:
-                at += 1
-            for x in range(min(gains.shape[0], begin + n - 1 - at)):
-                scores[items.cells[at + 1 + x]] += weight * gains[x]
+            after = begin + 1
+            while items.cells[after - 1] != item:
+                after += 1
+            for x in range(min(gains.shape[0], begin + n - after)):
+                scores[items.cells[after + x]] += weight * gains[x]
 
 
 @kernel
@@ -47,22 +47,22 @@ def add_neighbours(user: Any, k: Any, sample: Any, decay: Any, sessions: Session
     users, items = sessions.users, sessions.items
     begin, n, _ = items.spans[user]
     similarities = np.zeros(sessions.newest_ms.shape[0])  # f64[S]
-    places = np.zeros(sessions.newest_ms.shape[0])  # f64[S], of the newest item of both, from the end; 0: there is none
+    newest = np.zeros(sessions.newest_ms.shape[0])  # f64[S], position of the newest item of both, from the end; 0: none
     found, m = np.empty(sessions.newest_ms.shape[0], np.int64), 0
     for x in range(1, n + 1):
         first, length, _ = users.spans[items.cells[begin + n - x]]
         for other in users.cells[first : first + length]:
             if other == user:
                 continue
-            if places[other] == 0.0:
-                places[other] = x
+            if newest[other] == 0.0:
+                newest[other] = x
                 found[m] = other
                 m += 1
             similarities[other] += ((n + 1 - x) / n) ** decay / n
     for other in _neighbours(found[:m], similarities, sessions.newest_ms, k, sample):
         begin, n, _ = items.spans[other]
         for item in items.cells[begin : begin + n]:
-            scores[item] += similarities[other] / places[other] ** decay
+            scores[item] += similarities[other] / newest[other] ** decay
 
 
 @kernel

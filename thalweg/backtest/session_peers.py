@@ -58,9 +58,9 @@ class Popular:
 class SequentialRules:
     """Sequential rules (SR): who installs i installs j some time later.
 
-    Rule i → j = Σ over sessions with j at x places behind i, x ≤ `rules_steps`: x^-`rules_decay`. Score of j = Σ over
-    the session's `rules_last` newest items i: rule i → j / place of i, the newest 1. With one item, and a decay of 1,
-    it's the paper's SR but for its norm, which is the same for all j.
+    Rule i → j = Σ over sessions with j at x positions behind i, x ≤ `rules_steps`: x^-`rules_decay`. Score of j =
+    Σ over the session's `rules_last` newest items i: rule i → j / position of i, the newest 1. With one item, and a
+    decay of 1, it's the paper's SR but for its norm, which is the same for all j.
     """
 
     name = "rules"
@@ -101,9 +101,9 @@ class VSkNN:
     """V-SkNN: what the users have whose sessions are most like this one's newest items.
 
     Candidates are the `vsknn_sample` sessions with the newest installs that have an item of the session. Similarity to
-    one = Σ over the items of both: (p / n)^d / n, by the place p in this session of length n, the newest n; d is
+    one = Σ over the items of both: (p / n)^d / n, by the position p in this session of length n, the newest n; d is
     `vsknn_decay`. Score of j = Σ over those of the `vsknn_k` most similar that have j: similarity / x^d, where the
-    newest item of both is at x places from this session's end, the last one at 1. Its own session isn't a candidate.
+    newest item of both is at position x from this session's end, the last one at 1. Its own session isn't a candidate.
     """
 
     name = "v-sknn"

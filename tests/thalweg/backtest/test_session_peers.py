@@ -43,7 +43,7 @@ def test_popular_is_the_installs_of_the_window() -> None:
 
 
 def test_rules_weigh_what_came_after_the_last_item_by_its_distance() -> None:
-    """Score of j = Σ over sessions with j at x ≤ `rules_steps` places behind the last item: 1 / x^`rules_decay`."""
+    """Score of j = Σ over sessions with j at x ≤ `rules_steps` positions behind the last item: 1 / x^`rules_decay`."""
     assert scores("rules") == pytest.approx({"c": 2, "d": 0.5, "e": 0, "f": 0})
     near = SessionOptions(rules_last=1, rules_steps=1)
     assert scores("rules", near) == pytest.approx({"c": 2, "d": 0, "e": 0, "f": 0})
@@ -51,8 +51,8 @@ def test_rules_weigh_what_came_after_the_last_item_by_its_distance() -> None:
     assert scores("rules", flat) == pytest.approx({"c": 2, "d": 1, "e": 0, "f": 0})
 
 
-def test_rules_of_items_before_the_last_one_count_by_their_place() -> None:
-    """With `rules_last` = n the rules of the n newest items add up, each divided by its place from the end."""
+def test_rules_of_items_before_the_last_one_count_by_their_position() -> None:
+    """With `rules_last` = n the rules of the n newest items add up, each divided by its position from the end."""
     of_b, of_a = {"c": 2, "d": 0.5, "e": 0, "f": 0}, {"c": 1.5, "d": 0.5, "e": 1 / 3, "f": 0}
     wanted = {item: of_b[item] + of_a[item] / 2 for item in of_b}
     assert scores("rules", SessionOptions(rules_last=2)) == pytest.approx(wanted)
@@ -84,13 +84,13 @@ def test_v_sknn_adds_the_similarities_of_sessions_that_have_the_item(
     options: dict[str, int], wanted: dict[str, float]
 ) -> None:
     """Score of j = Σ over neighbours with j: similarity / x. Similarity = Σ over the items of both: (p / n) / n, by the
-    place p in the session of length n; x is the place of the newest such item from the end. Neighbours are the
+    position p in the session of length n; x is the position of the newest such item from the end. Neighbours are the
     `vsknn_k` most similar of the `vsknn_sample` newest sessions with an item of this one."""
     assert scores("v-sknn", SessionOptions(**options)) == pytest.approx(wanted)
 
 
 def test_v_sknns_decay_is_the_power_of_both_weights() -> None:
-    """With decay 0 each item of both counts 1 / n and the place of the newest doesn't matter."""
+    """With decay 0 each item of both counts 1 / n and the position of the newest doesn't matter."""
     found = scores("v-sknn", SessionOptions(vsknn_decay=0))
     assert found == pytest.approx({"c": 1 + 0.5 + 0.5, "d": 0.5 + 0.5, "e": 0.5 + 1, "f": 0})
 
