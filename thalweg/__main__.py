@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from thalweg.cli.main import app
     except ModuleNotFoundError as bad:
-        if (bad.name or "").partition(".")[0] not in ("rich", "typer"):
+        if bad.name != "typer":
             raise
         sys.exit("thalweg: the command line isn't installed: pip install 'thalweg[tools]', or joiner, learner, ranker")
     app()

@@ -48,8 +48,8 @@ class Requirement:
 def requirements(settings: Settings) -> list[Requirement]:
     """Check everything that a machine needs to run Thalweg, then whether Kafka and Redis answer.
 
-    The needs of a local stack are checked in a clone, unless the settings name both addresses. An unreadable stack file is one of
-    the findings.
+    The needs of a local stack are checked in a clone, unless the settings name both addresses. An unreadable stack
+    file is one of the findings.
     """
     alone = not broker.IN_CLONE  # a package without a stack to start
     local = not alone and not (settings.kafka and settings.redis)

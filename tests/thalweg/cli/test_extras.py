@@ -42,10 +42,9 @@ def test_a_module_of_ours_that_is_missing_is_a_mistake(package: str) -> None:
         missing_package(ModuleNotFoundError(name=f"{package}.none"))
 
 
-@pytest.mark.parametrize("package", ["typer", "rich"])
-def test_without_a_command_line(package: str) -> None:
+def test_without_a_command_line() -> None:
     """`thalweg` beside `thalweg.client` alone is one line that names the extras with a command line."""
-    code = f"import sys; sys.modules[{package!r}] = None; from thalweg.__main__ import main; main()"
+    code = "import sys; sys.modules['typer'] = None; from thalweg.__main__ import main; main()"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1
     assert re.fullmatch(r"thalweg: the command line isn't installed: pip install 'thalweg\[tools\]'.*\n", ran.stderr)
