@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 SPECS = Path(__file__).resolve().parents[1] / "specs"  # in a clone a link to `specs/`
 SPEC = SPECS / "movielens.toml"
 
-SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); required.")]
+SpecFile = Annotated[
+    Path | None, typer.Option("--spec", envvar="THALWEG_SPEC", help="The model's spec (TOML); required.")
+]
 SourceSpec = Annotated[
     Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own")
 ]
 ModelSpec = Annotated[
-    Path | None, typer.Option("--spec", help="The spec that names the model.", show_default="THALWEG_MODEL")
+    Path | None,
+    typer.Option("--spec", envvar="THALWEG_SPEC", help="The spec that names the model.", show_default="THALWEG_MODEL"),
 ]
 
 
@@ -92,7 +95,7 @@ def read_spec(path: Path | None) -> "Spec":
 
     if path is None:
         raise SpecError(
-            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml; "
+            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml, or set THALWEG_SPEC; "
             "`thalweg init` drafts one from events"
         )
     return load_spec(path)

@@ -22,9 +22,8 @@ SET_UP = {
 
 def service_on(paper: Paper, tmp_path: Path, **shell: Any) -> JoinerService:
     """A service whose Kafka is of paper."""
-    service = JoinerService(
-        Settings(kafka="127.0.0.1:1", local=tmp_path), RULES, JoinerOptions(**shell), PARTITIONS, None
-    )  # fmt: skip
+    settings = Settings(kafka="127.0.0.1:1", local=tmp_path, joiner_memory_mb=512)
+    service = JoinerService(settings, RULES, JoinerOptions(**shell), PARTITIONS, None)
 
     async def connect() -> None:
         service.loop.consumer = service.loop.producer = service.loop.admin = paper
