@@ -15,13 +15,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from ranker.http.event_batch import EventList, EventsAnswer
 from ranker.http.events import EventsEndpoint
+from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.openapi import complete_document, openapi_config, post_operation
 from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
-from ranker.http.routes import EVENTS, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
+from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
 from ranker.http.tokens import Scope, Tokens, require
+from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
 from stream.events.named_requests import NamedRequest
 from stream.events.types import Item, Value
@@ -57,6 +59,7 @@ class Served:
 
     rank: RankEndpoint
     events: EventsEndpoint
+    explain: ExplainEndpoint
     models: Callable[[], list[ModelInfo]]
     item: Callable[[str], Item | None]
     ready: Check
@@ -71,7 +74,7 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
         exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
         logging_config=None,
         debug=False,
-        on_shutdown=[served.events.close],
+        on_shutdown=[served.events.close, served.explain.close],
     )
     rank, schemas = post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})
     del schemas[NamedRequest.__name__]["properties"]["reply_to"]  # for requests over Kafka
@@ -106,7 +109,18 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
             )
         return ItemInfo(found.item, found.title, found.popularity, found.attributes)
 
-    return [models, one_item]
+    @get(EXPLAIN, guards=[partial(_guard, tokens, "rank")], summary="Why a user's page is as it is")
+    async def explain(
+        request: Request[Any, Any, Any],
+        user: Annotated[str, Parameter(description="the user's id")],
+        item: Annotated[str, Parameter(description="explain this item alone, on the page or not")] = "",
+        k: Annotated[int, Parameter(description="items of the page")] = 10,
+        model: Annotated[str, Parameter(description="the model to rank by; empty: the ranker's first one")] = "",
+    ) -> Explanation:
+        """Context columns are named as `context.COLUMN=value`, rules of the spec as `rule=NAME`, several times."""
+        return await served.explain(request.query_params.multi_items())
+
+    return [models, one_item, explain]
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:

@@ -5,7 +5,7 @@ A key can't be inverted. But all keys of a cross-product can be computed from th
 aren't known here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any, Final, TypeVar
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS, USERS
-from stream.events.types import Item, User, Value
+from stream.events.types import Item, User
 from stream.features.encoder import Encoder
-from stream.features.page_features import Layout, id_of, texts_of
+from stream.features.page_features import Layout
+from stream.features.value_names import ValueNames
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
-from stream.spec.built_in_columns import HOUR, WEEKDAY
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
@@ -42,19 +42,8 @@ def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
             continue
 
 
-class FeatureNames:
-    """The values of a layout's categories, by column and id."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.values: dict[str, dict[int, str]] = {name: {} for name in (*layout.user_lists, *layout.item_lists)}
-        for name, column in layout.columns.items():
-            if column.bands:
-                self._add_bands(f"{name}_band", column.bands)
-        for name, count in ((HOUR, 24), (WEEKDAY, 7)):
-            if name in self.values:
-                self.values[name] = {id_of(layout.seeds[name], str(value)): str(value) for value in range(count)}
-        self._of_items = [name for name in self.values if layout.seeds[name] == layout.seeds["item.id"]]
+class FeatureNames(ValueNames):
+    """The values of a layout's categories, and the names of the wide keys that they make."""
 
     @classmethod
     def read(cls, log: Log, layout: Layout) -> "FeatureNames":
@@ -65,18 +54,6 @@ class FeatureNames:
         for user in read_entities(log, USERS.name, User):
             names.add_user(user)
         return names
-
-    def add_item(self, item: Item) -> None:
-        """Add an item's values; its id is a value of the history and its newest too, and is shown with the title."""
-        shown = f"{item.item} {item.title}".strip()
-        for name in self._of_items:
-            self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
-        self._add_attributes("item", item.attributes)
-
-    def add_user(self, user: User) -> None:
-        """Add a user's values."""
-        self.values["user.id"][id_of(self.layout.seeds["user.id"], user.user)] = user.user
-        self._add_attributes("user", user.attributes)
 
     def of_keys(self, encoder: Encoder, keys: U64) -> dict[int, str]:
         """Names of wide keys, `column=value x column=value`; the cross alone where no known values make the key."""
@@ -112,17 +89,6 @@ class FeatureNames:
             ]
             found[int(wanted[key])] = " x ".join(values)
         return found
-
-    def _add_attributes(self, origin: str, attributes: Mapping[str, Value]) -> None:
-        for key, value in attributes.items():
-            name = f"{origin}.{key}"
-            if name in self.values:
-                self.values[name].update({id_of(self.layout.seeds[name], text): text for text in texts_of(value)})
-
-    def _add_bands(self, name: str, bands: Sequence[float]) -> None:
-        edges = ["", *(f"{band:g}" for band in bands), ""]
-        for band in range(len(bands) + 1):
-            self.values[name][id_of(self.layout.seeds[name], str(band))] = f"[{edges[band]}, {edges[band + 1]})"
 
 
 @kernel

@@ -4,10 +4,12 @@ import base64
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from ranker.http.serve import serve_http
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
 from stream.events.codec import decode_replies, encode, encode_record
+from stream.events.named_explanations import Explanation
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.events.types import RankReply, RankRequest
 from stream.history.profiles import UserProfile
@@ -113,6 +116,36 @@ def test_models_and_items_are_shown(whole: Whole) -> None:
     assert whole.client.get(f"/v1/items/{first.item}").json()["attributes"] == first.attributes
     assert whole.client.get("/v1/items/nothing").status_code == 404
     assert whole.client.post("/v1/rank", json={"user": "u", "model": "other"}).status_code == 404
+
+
+def test_a_page_is_explained(whole: Whole) -> None:
+    """The page that a request would get now, item by item, or one item, on it or not; an item that nobody knows isn't."""
+    time_ms = 1_700_000_000_000
+    ranked = whole.client.post("/v1/rank", json={"user": "u", "k": 3, "context": {"device": "x"}, "time_ms": time_ms})
+    page = whole.client.get("/v1/explain?user=u&k=3&context.device=x").json()
+    assert (page["user"], page["model"], page["version"], len(page["items"])) == ("u", "m", 1, 3)
+    assert page["scored"] == ranked.json()["scored"]
+    for item in (page["items"][0]["item"], "i29"):
+        answer = whole.client.get("/v1/explain", params={"user": "u", "item": item, "model": "m"})
+        (one,) = msgspec.json.decode(answer.content, type=Explanation).items
+        assert one.item == item
+        assert one.bias + one.wide + one.deep == pytest.approx(one.logit, abs=1e-5)
+        assert one.deep_terms
+    unknown = whole.client.get("/v1/explain?user=u&item=i999")
+    assert unknown.status_code == 404
+    assert "no item 'i999' is known" in unknown.json()["detail"]
+    assert whole.client.get("/v1/explain?user=u&model=other").status_code == 404
+
+
+def test_explanations_are_few_at_a_time(whole: Whole) -> None:
+    """Many at once are answered one after the other, or shed with 503; lists are answered meanwhile."""
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(whole.client.get, "/v1/explain?user=u") for _ in range(64)]
+        assert whole.client.post("/v1/rank", json={"user": "u"}).status_code == 200
+        found = [one.result() for one in asked]
+    assert {one.status_code for one in found} <= {200, 503}
+    assert all(one.headers["retry-after"] == "1" for one in found if one.status_code == 503)
+    assert any(one.status_code == 200 for one in found)
 
 
 def test_it_does_not_start_where_others_could_call(tmp_path: Path) -> None:
