@@ -13,6 +13,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from ranker.explain.explainer import K_MAX
 from ranker.http.event_batch import EventList, EventsAnswer
 from ranker.http.events import EventsEndpoint
 from ranker.http.explaining import ExplainEndpoint
@@ -26,7 +27,7 @@ from ranker.http.tokens import Scope, Tokens, require
 from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
 from stream.events.named_requests import NamedRequest
-from stream.events.types import Item, Value
+from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
 
 STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
@@ -112,10 +113,12 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
     @get(EXPLAIN, guards=[partial(_guard, tokens, "rank")], summary="Why a user's page is as it is")
     async def explain(
         request: Request[Any, Any, Any],
-        user: Annotated[str, Parameter(description="the user's id")],
-        item: Annotated[str, Parameter(description="explain this item alone, on the page or not")] = "",
-        k: Annotated[int, Parameter(description="items of the page")] = 10,
-        model: Annotated[str, Parameter(description="the model to rank by; empty: the ranker's first one")] = "",
+        user: Annotated[str, Parameter(min_length=1, max_length=ID_BYTES_MAX, description="the user's id")],
+        item: Annotated[
+            str, Parameter(max_length=ID_BYTES_MAX, description="explain it alone, on the page or not")
+        ] = "",
+        k: Annotated[int, Parameter(ge=1, le=K_MAX, description="items of the page")] = 10,
+        model: Annotated[str, Parameter(max_length=ID_BYTES_MAX, description="empty: the ranker's first one")] = "",
     ) -> Explanation:
         """Context columns are named as `context.COLUMN=value`, rules of the spec as `rule=NAME`, several times."""
         return await served.explain(request.query_params.multi_items())
@@ -163,5 +166,8 @@ def _problem(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[
 def _framework_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     kind = STATUSES.get(error.status_code, FAILED)
     headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    why = f"{request.scope['method']} {request.scope['path'][:100]}"
+    wrong = [f"{one['key']}: {one['message']}" for one in error.extra or [] if isinstance(one, dict) and "key" in one]
+    if error.status_code == 400 and not wrong:
+        wrong = [error.detail[:300]]
+    why = "; ".join([f"{request.scope['method']} {request.scope['path'][:100]}", *wrong])
     return _problem(request, HttpProblem(kind, why, headers=headers))

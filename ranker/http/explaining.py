@@ -1,19 +1,21 @@
 """`GET /v1/explain`: why a user's page is as it is, worked out beside ranking, one explanation at a time."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from ranker.explain.explainer import K_MAX, Explainer, ItemOf
+from ranker.explain.explainer import Explainer, ItemOf
 from ranker.http.problems import INVALID, NOT_FOUND, NOT_READY, SHED, UNKNOWN_MODEL, HttpProblem
 from ranker.serving.answering import Answerer
 from ranker.serving.served_model import ServedModel
 from stream.events.named_explanations import Explanation
 from stream.events.named_requests import NamedRequest
 from stream.events.types import RankRequest
+from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 
 WAITING_MAX: Final = 4  # explanations asked for at once, the one being worked out among them
@@ -41,7 +43,7 @@ class ExplainEndpoint:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._waiting = 0
 
-    async def __call__(self, query: Sequence[tuple[str, str]]) -> Explanation:
+    async def __call__(self, query: Iterable[tuple[str, str]]) -> Explanation:
         """The explanation that a query's parameters ask for. Raises HttpProblem."""
         is_ready, state = self._ready()
         if not is_ready:
@@ -55,8 +57,8 @@ class ExplainEndpoint:
         self._waiting += 1
         try:
             profiles = await self._answerer.begin_profiles([request]).arrived()
-            work = self._explain, model, request, item, profiles.get(request.user)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, *work)
+            work = partial(self._explain, model, request, item, profiles[request.user])
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except BadEvent as bad:
             raise HttpProblem(INVALID, str(bad)) from None
         finally:
@@ -66,7 +68,7 @@ class ExplainEndpoint:
         """End the thread."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _explain(self, model: ServedModel, request: RankRequest, item: str, profile: Any) -> Explanation:
+    def _explain(self, model: ServedModel, request: RankRequest, item: str, profile: UserProfile) -> Explanation:
         """In the thread that explains. Raises HttpProblem, BadEvent."""
         explainer = self._explainers.get(model.name)
         if explainer is None:
@@ -85,7 +87,7 @@ class ExplainEndpoint:
         return explainer.explain(request, profile, model.name, item)
 
 
-def _decode(query: Sequence[tuple[str, str]]) -> tuple[RankRequest, str]:
+def _decode(query: Iterable[tuple[str, str]]) -> tuple[RankRequest, str]:
     """The request for the page, and the item to explain. Raises HttpProblem."""
     fields: dict[str, Any] = {"request_id": "explain", "context": {}, "rules": []}
     for name, value in query:
@@ -104,8 +106,6 @@ def _decode(query: Sequence[tuple[str, str]]) -> tuple[RankRequest, str]:
     item = fields.pop("item", "")
     try:
         named = msgspec.convert(fields, NamedRequest, strict=False)
-        if named.k > K_MAX:
-            raise BadEvent(f"k must be 1 to {K_MAX} to be explained, not {named.k}")
         return named.positional(), item
     except (msgspec.ValidationError, BadEvent) as bad:
         raise HttpProblem(INVALID, str(bad)) from None

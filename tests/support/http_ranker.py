@@ -81,6 +81,9 @@ class FakeAnswerer:
             request.request_id, request.user, items, [0.5] * len(items), 3, features=b"\x00\xff", time_ms=now_ms()
         )
 
+    def model(self, name: str) -> None:
+        """No model can be explained."""
+
     def observe(self, reply: RankReply, arrived_ms: int) -> None:
         """Remember it."""
         self.observed.append(reply)

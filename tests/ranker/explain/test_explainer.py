@@ -79,7 +79,7 @@ def test_one_item_is_explained_in_full() -> None:
     page = whole.explain()
     for short in page.items:
         (one,) = whole.explain(short.item).items
-        assert (one.item, one.rank, one.logit) == (short.item, short.rank, pytest.approx(short.logit, abs=1e-6))
+        assert (one.item, one.rank, one.logit) == (short.item, short.rank, short.logit)
         assert len(one.deep_terms) == one.deep_columns > PAGE_TERMS_MAX
         assert one.wide_terms[:PAGE_TERMS_MAX] == short.wide_terms
         assert sum(term.weight for term in one.wide_terms) == pytest.approx(one.wide, abs=1e-6)

@@ -92,6 +92,8 @@ def without_number(version: Version, words: U64, name: str) -> U64 | None:
     """The page without this number of the user's, the items', or among the statistics; None for another column."""
     layout, page = version.plan.layout, words.copy()
     _, _, f32, at = open_page(page, layout.size_array)
+    if name in layout.fixed:
+        return None  # it is served as the spec says, whatever the page has
     if name in layout.user_numbers:
         f32[at.user_numbers + layout.user_numbers.index(name)] = np.nan
     elif name in layout.item_numbers:

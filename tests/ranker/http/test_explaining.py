@@ -18,10 +18,11 @@ def ranker() -> Iterator[HttpRanker]:
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("user=u&k=0", "k"),
-        ("user=u&k=101", "1 to 100"),
-        ("user=u&k=ten", "k"),
-        ("user=", "user"),
+        ("user=u&k=0", "k: Expected `int` >= 1"),
+        ("user=u&k=101", "k: Expected `int` <= 100"),
+        ("user=u&k=ten", "k: "),
+        ("user=", "user: "),
+        ("item=a", "user"),
         ("user=u&item=a&item=b", "'item' is given twice"),
         ("user=u&items=a", "'items' is no parameter"),
         ("user=u&context.=a", "'context.' is no parameter"),

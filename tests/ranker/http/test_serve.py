@@ -119,7 +119,7 @@ def test_models_and_items_are_shown(whole: Whole) -> None:
 
 
 def test_a_page_is_explained(whole: Whole) -> None:
-    """The page that a request would get now, item by item, or one item, on it or not; an item that nobody knows isn't."""
+    """The page that a request would get now, item by item, or one item, on it or not; but no item that isn't known."""
     time_ms = 1_700_000_000_000
     ranked = whole.client.post("/v1/rank", json={"user": "u", "k": 3, "context": {"device": "x"}, "time_ms": time_ms})
     page = whole.client.get("/v1/explain?user=u&k=3&context.device=x").json()
