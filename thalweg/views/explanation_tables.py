@@ -1,0 +1,100 @@
+"""Explanations as tables: a page in short, one item in full with a bar for each term."""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from rich.bar import Bar
+from rich.table import Table
+from rich.text import Text
+
+from stream.events.named_explanations import Explanation, ItemExplanation
+from thalweg.views.tables import NOTES, format_time
+
+WIDE, DEEP, BIAS = "wide", "deep", "bias"
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white"}
+BAR_WIDTH: Final = 40
+
+
+class Term(NamedTuple):
+    """One line of an item's explanation. `usual`: DeepTerm.over_usual; None of other parts."""
+
+    part: str
+    name: str
+    value: float
+    usual: float | None = None
+
+
+def terms_of(one: ItemExplanation) -> Iterator[Term]:
+    """The bias, the weights that fired, those that aren't listed as one, and the columns of the deep part."""
+    yield Term(BIAS, "bias", one.bias)
+    for weight in one.wide_terms:
+        yield Term(WIDE, weight.name, weight.weight)
+    if more := one.wide_fired - len(one.wide_terms):
+        yield Term(WIDE, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
+    for column in one.deep_terms:
+        yield Term(DEEP, f"{column.column}={column.value}", column.over_missing, column.over_usual)
+
+
+def page_table(found: Explanation) -> Table:
+    """Each item of a page: its logit in parts, where it came from, its strongest terms."""
+    table = Table("", "item", "title", "p", "logit", "= bias", "+ wide", "+ deep", "retrieved by", "strongest terms",
+                  title=f"why user {found.user} gets this page", caption=origin(found), title_justify="left",
+                  caption_justify="left")  # fmt: skip
+    for one in found.items:
+        parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
+        strongest = sorted((term for term in terms_of(one) if term.part != BIAS), key=lambda term: -abs(term.value))[:3]
+        named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
+        table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, source_of(one), named)
+    return table
+
+
+def item_table(found: Explanation) -> Table:
+    """One item: every term with its bar. `found` has this item alone."""
+    (one,) = found.items
+    table = Table("part", "value", "logit", "", "over a usual value", title=title_of(found), caption=origin(found),
+                  title_justify="left", caption_justify="left")  # fmt: skip
+    terms = list(terms_of(one))
+    largest = max(abs(term.value) for term in terms) or 1.0
+    for term in terms:
+        begin, end = sorted((largest, largest + term.value))
+        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
+        usual = "" if term.usual is None else f"{term.usual:+.3f}"
+        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, usual)
+    return table
+
+
+def title_of(found: Explanation) -> str:
+    """The one item in `found`: its place, and its logit in parts."""
+    (one,) = found.items
+    return (
+        f"{one.title or one.item} for user {found.user}: {place_of(one, found)}\n"
+        f"p = {one.score:.3f}; logit {one.logit:+.3f} = {one.bias:+.3f} bias {one.wide:+.3f} wide {one.deep:+.3f} deep"
+    )
+
+
+def place_of(one: ItemExplanation, found: Explanation) -> str:
+    """Where the item stands."""
+    if not one.rank:
+        return "no candidate for this page: nothing retrieves it, or a rule or the user's history removes it"
+    place = f"{one.rank} of {found.scored} candidates"
+    source = f", retrieved by {source_of(one)}" if one.source else ""
+    return place + source + ("" if one.on_page else "; not on the page")
+
+
+def source_of(one: ItemExplanation) -> str:
+    """What retrieved it, and its rank there."""
+    return f"{one.source} ({one.source_rank})" if one.source else ""
+
+
+def origin(found: Explanation) -> str:
+    """The version, its age, what it has learned; what rules removed; what was left out."""
+    lines = [
+        f"version {found.version} of {found.model}, {found.version_age_ms / 1000:.1f} s old, of {found.examples:,} "
+        f"examples; the newest page in it is of {format_time(found.newest_event_ms)}"
+    ]
+    if found.removed:
+        rules = ", ".join(f"{rule} {count}" for rule, count in found.removed.items())
+        lines.append(f"candidates that rules removed: {rules}")
+    if found.retrieval_version:
+        lines.append(f"vectors of version {found.retrieval_version} retrieved")
+    return "\n".join([*lines, *(NOTES.get(note, note) for note in found.notes)])
