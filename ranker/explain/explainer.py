@@ -133,6 +133,8 @@ class Explainer:
             for column, one in version.plan.layout.columns.items()
             if one.serve_as is not None
         })  # fmt: skip
-        for item in [*(request.history or [])[-version.plan.layout.history_last :], *items]:
+        for item in (request.history or [])[-version.plan.layout.history_last :]:
+            names.add_title(self._item_of(item) or Item(item))
+        for item in items:
             names.add_item(self._item_of(item) or Item(item))
         return names

@@ -38,8 +38,7 @@ def explain_items(
     parts: F64 = np.zeros(n)
     losses: F64 = np.zeros((2, n, columns))
     if deep:
-        x = deep.inputs(words, at)
-        parts, losses = deep.logits(x), np.stack([deep.losses(x, other) for other in (deep.missing, deep.usual)])
+        parts, losses = deep.losses(deep.inputs(words, at), deep.missing, deep.usual)
     found = []
     for i, position in enumerate(positions):
         wide = wide_part(version, words, position)

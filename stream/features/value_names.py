@@ -25,11 +25,15 @@ class ValueNames:
         self._of_items = [name for name in self.values if layout.seeds[name] == layout.seeds["item.id"]]
 
     def add_item(self, item: Item) -> None:
-        """Add an item's values; its id is a value of the history and its newest too, and is shown with the title."""
+        """Add an item's values."""
+        self.add_title(item)
+        self._add_attributes("item", item.attributes)
+
+    def add_title(self, item: Item) -> None:
+        """Add an item's id, with the title: a value of the history and its newest too."""
         shown = f"{item.item} {item.title}".strip()
         for name in self._of_items:
             self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
-        self._add_attributes("item", item.attributes)
 
     def add_user(self, user: User) -> None:
         """Add a user's values."""

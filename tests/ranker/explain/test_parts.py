@@ -50,7 +50,7 @@ def test_bias_wide_and_deep_are_the_logit(seed: int, parts: list[str]) -> None:
     total = np.array([one.bias + one.total for one in wide])
     if "deep" in parts:
         deep = deep_of(version)
-        total += deep.logits(deep.inputs(words, np.arange(9)))
+        total += deep.losses(deep.inputs(words, np.arange(9)))[0]
     np.testing.assert_allclose(total, version.logits(page.copy()), rtol=1e-5, atol=1e-5)
     for one in wide:
         np.testing.assert_allclose(one.total, sum(each.weight for each in one.weights), atol=1e-9)
@@ -82,7 +82,7 @@ def test_a_loss_is_the_fall_of_the_logit_without_the_column(seed: int) -> None:
     deep = deep_of(version)
     words = as_served(model.layout, model.page(4))
     before = version.logits(words)
-    losses = deep.losses(deep.inputs(words, np.arange(4)), deep.missing)
+    _, (losses,) = deep.losses(deep.inputs(words, np.arange(4)), deep.missing)
     for c, name in enumerate(deep.names):
         if (without := without_number(version, words, name)) is not None:
             np.testing.assert_allclose(losses[:, c], before - version.logits(without), rtol=1e-4, atol=1e-5)
@@ -112,8 +112,10 @@ def test_what_is_usual() -> None:
     """
     _, version = served(3, ["deep"])
     deep = deep_of(version)
-    assert np.abs(deep.losses(np.stack([deep.usual, deep.usual]), deep.usual)).max() == 0
-    assert np.abs(deep.losses(deep.missing[None], deep.missing)).max() == 0
+    both = np.stack([deep.missing, deep.usual])
+    _, losses = deep.losses(both, deep.missing, deep.usual)
+    assert np.abs(losses[[0, 1], [0, 1]]).max() == 0
+    assert np.abs(losses).max() > 0
     lists = [c for c, name in enumerate(deep.names) if name in version.plan.encoder.deep_lists]
     numbers = [c for c in range(len(deep.names)) if c not in lists]
     assert lists
