@@ -30,7 +30,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     host, port = parse_address(address)
     tokens = Tokens(Path(settings.http_tokens) if settings.http_tokens else None, time.monotonic)
     check_exposure(host, tokens)
-    answerer = Answerer(service.models, service.profiles, now_ms)
+    answerer = Answerer(service.models, service.profiles, now_ms, service.values)
     rank = RankEndpoint(
         answerer,
         service.admission,

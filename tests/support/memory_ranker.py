@@ -11,7 +11,7 @@ from ranker.http.serve import serve_http
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
 from stream.events.codec import decode_replies, encode, encode_record
-from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
+from stream.events.topics import ITEMS, NAMES, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
 from stream.events.types import RankReply, RankRequest
 from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
@@ -32,7 +32,7 @@ class Whole:
     """A ranker on a log and a store in memory, with HTTP beside."""
 
     def __init__(self, settings: Settings) -> None:
-        topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS, USERS)
+        topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS, USERS, NAMES)
         self.log = MemoryLog({topic.name: 1 for topic in topics}, lambda: int(time.time() * 1e3))
         for item in items(30):
             self.log.send(ITEMS.name, 0, encode(item), item.item.encode())

@@ -1,8 +1,8 @@
 """Names for hashed feature keys: the values behind a wide weight, found by hashing all known values.
 
 A key can't be inverted. But all keys of a cross-product can be computed from the known items and users and compared:
-1,700 items by 1,700 are three million, and take less than a second. Values that only requests have (`context.*`)
-aren't known here.
+1,700 items by 1,700 are three million, and take less than a second. Values that only requests have (`context.*`) are
+named in the topic `feature.names`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from stream.events.codec import decode_entity
-from stream.events.topics import ITEMS, USERS
-from stream.events.types import Item, User
+from stream.events.topics import ITEMS, NAMES, USERS
+from stream.events.types import FeatureName, Item, User
 from stream.features.encoder import Encoder
 from stream.features.page_features import Layout
 from stream.features.value_names import ValueNames
@@ -27,7 +27,7 @@ from thalweg.audit.log_scan import read_range
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: the keys of a larger one stay unnamed
 
 
-E = TypeVar("E", Item, User)
+E = TypeVar("E", Item, User, FeatureName)
 
 
 def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
@@ -47,12 +47,14 @@ class FeatureNames(ValueNames):
 
     @classmethod
     def read(cls, log: Log, layout: Layout) -> "FeatureNames":
-        """Those of all items and users in the log."""
+        """Those of all items and users in the log, and of requests lately. Raises LogError."""
         names = cls(layout)
         for item in read_entities(log, ITEMS.name, Item):
             names.add_item(item)
         for user in read_entities(log, USERS.name, User):
             names.add_user(user)
+        for named in read_entities(log, NAMES.name, FeatureName):
+            names.add(named.column, named.text)
         return names
 
     def of_keys(self, encoder: Encoder, keys: U64) -> dict[int, str]:

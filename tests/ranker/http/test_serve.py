@@ -13,8 +13,11 @@ import pytest
 from ranker.http.serve import serve_http
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
+from stream.events.codec import decode_entity
 from stream.events.named_explanations import Explanation
-from stream.events.types import RankRequest
+from stream.events.topics import NAMES
+from stream.events.types import FeatureName, RankRequest
+from stream.log.protocol import START
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
@@ -78,6 +81,19 @@ def test_a_page_is_explained(whole: Whole) -> None:
     assert unknown.status_code == 404
     assert "no item 'i999' is known" in unknown.json()["detail"]
     assert whole.client.get("/v1/explain?user=u&model=other").status_code == 404
+
+
+def test_values_of_requests_are_named(whole: Whole) -> None:
+    """What only requests say is written to `feature.names`, whichever way they come in."""
+    whole.client.post("/v1/rank", json={"user": "u", "context": {"device": "over-http"}})
+    whole.over_the_log(RankRequest("named", "u", context={"device": "over-kafka"}))
+    reader, found = whole.log.reader(NAMES.name, {0: START}), set[str]()
+
+    def are_named() -> bool:
+        found.update(decode_entity(record.value or b"", FeatureName).text for record in reader.poll(0.05))
+        return {"over-http", "over-kafka"} <= found
+
+    wait_until(are_named)
 
 
 def test_explanations_are_few_at_a_time(whole: Whole) -> None:
