@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
@@ -80,13 +81,13 @@ class Recorded(Backtest):
         super()._show(page)
 
 
-def learned(pages: int, console: Console) -> tuple[Recorded, VersionWatcher, EntityCache]:
+def learned(pages: int, on_progress: Callable[[int], None]) -> tuple[Recorded, VersionWatcher, EntityCache]:
     """The backtest of a model of MovieLens, and the model as a ranker serves it."""
     spec = load_spec(Path("specs/movielens.toml"))
     entrant = ModelEntrant(spec, spec.parts, SEED)
     entrant.learning = RetrainSchedule(Model(spec.without_holdout(), SEED))  # with statistics: they're served, too
     course = Recorded(spec, [entrant], ExampleLog(), first=int(pages * (1 - LAST)))
-    course.on_progress = lambda one: console.print(f"{one.pages:,} pages, {one.learned:,} examples", end="\r")
+    course.on_progress = lambda one: on_progress(one.pages)
     course.run(read_movielens(Path(".data/movielens")), pages)
     store, cache = MemoryStore(spec.name), EntityCache()
     token = store.take_token()
@@ -244,29 +245,34 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
     threadpool_limits(1)
     torch.set_num_threads(1)
-    console, count = Console(stderr=True), 200 if quick else 2_000
-    course, watcher, cache = learned(QUICK_PAGES if quick else PAGES, console)
-    assert watcher.served is not None
-    found = fidelities(course, watcher.served.version, EXPLAINED // 10 if quick else EXPLAINED)
-    table = Table(title="fidelity of the deep part's contributions, MovieLens: Spearman over columns, mean over items")
-    for column in ("contribution", "column removed from the page", "another page's value"):
-        table.add_column(column, justify="left" if column == "contribution" else "right")
-    figures = dict[str, float]()
+    count, pages = (200, QUICK_PAGES) if quick else (2_000, PAGES)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("learn MovieLens", total=pages)
+        course, watcher, cache = learned(pages, lambda done: progress.update(task, completed=done))
+        assert watcher.served is not None
+        progress.update(task, description="fidelity", total=None)
+        found = fidelities(course, watcher.served.version, EXPLAINED // 10 if quick else EXPLAINED)
+        progress.update(task, description="times")
+        histories = course.maker.histories
+        users = [(name, UserProfile(histories.newest(name, 50), one.attributes)) for name, one in course.users.items()]
+        times = {
+            "": served_ms(watcher, cache, users[:200], count),
+            "_paper": served_ms(*paper_served(quick=quick), count // 4),
+        }
+    figures = {
+        "explain_fidelity": found["ablation, usual"][1],
+        "explain_fidelity_missing": found["ablation, missing"][0],
+    }
+    table = Table("what", title="explanations: fidelity on MovieLens (Spearman over columns), p99 in ms")
+    for column in ("column removed from the page", "another page's value"):
+        table.add_column(column, justify="right")
     for name, (removed, other) in found.items():
         table.add_row(name, f"{removed:.3f}", f"{other:.3f}")
         key = name.replace(", ", "_").replace(" ", "_")
         figures |= {f"{key}_removed": removed, f"{key}_swapped": other}
-    figures["explain_fidelity"] = found["ablation, missing"][0]
-    figures["explain_fidelity_usual"] = found["ablation, usual"][1]
-    histories = course.maker.histories
-    users = [(name, UserProfile(histories.newest(name, 50), one.attributes)) for name, one in course.users.items()]
-    for model, times in (
-        ("", served_ms(watcher, cache, users[:200], count)),
-        ("_paper", served_ms(*paper_served(quick=quick), count // 4)),
-    ):
-        figures |= {f"explain{model}{kind}_p99_ms": p99 for kind, p99 in times.items()}
-        title = "1024-512-256, 1,200 inputs" if model else "MovieLens, 128-64"
-        table.add_row(f"p99, ms ({title}): an item; one behind the page; a page of 10", *[
-            f"{times['']:.1f}; {times['_behind']:.1f}; {times['_page']:.1f}", ""
-        ])  # fmt: skip
+    table.add_section()
+    table.add_row("", "MovieLens, 128-64", "1,200 inputs, 1024-512-256", style="bold")
+    for kind, what in (("", "one item"), ("_behind", "one item behind the page"), ("_page", "a page of 10")):
+        table.add_row(f"p99 of {what}", *(f"{of[kind]:.1f}" for of in times.values()))
+        figures |= {f"explain{model}{kind}_p99_ms": of[kind] for model, of in times.items()}
     return table, figures

@@ -1,6 +1,6 @@
 """The deep part in numpy: its inputs column by column, and what the logit loses when one of them is replaced.
 
-A column is replaced by what a page without it has, and by what is usual. Ablation agrees better with what happens to
+A column is replaced by what is usual, and by what a page without it has. Ablation agrees better with what happens to
 the logit than integrated gradients do, for a tenth of the work (decision 0043).
 """
 

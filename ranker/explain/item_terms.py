@@ -38,7 +38,7 @@ def explain_items(
     parts: F64 = np.zeros(n)
     losses: F64 = np.zeros((2, n, columns))
     if deep:
-        parts, losses = deep.losses(deep.inputs(words, at), deep.missing, deep.usual)
+        parts, losses = deep.losses(deep.inputs(words, at), deep.usual, deep.missing)
     found = []
     for i, position in enumerate(positions):
         wide = wide_part(version, words, position)

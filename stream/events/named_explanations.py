@@ -13,15 +13,15 @@ class WideTerm(msgspec.Struct, frozen=True):
 class DeepTerm(msgspec.Struct, frozen=True):
     """A column of the deep part, with the value that it has.
 
-    `over_missing`: by how much the logit would fall if the page lacked the column. `over_usual`: by how much if a
-    number were at its median, or a category one that the model doesn't know. Columns act together: their terms don't
-    add up to the deep part.
+    `over_usual`: by how much the logit would fall if the number were at its median, or the category one that the model
+    doesn't know. `over_missing`: by how much if the page lacked the column. Columns act together: their terms don't add
+    up to the deep part.
     """
 
     column: str
     value: str
-    over_missing: float
     over_usual: float
+    over_missing: float
 
 
 class ItemExplanation(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ TERMS_MAX: Final = 24
 LABEL_MAX: Final = 60  # characters
 COLOURS: Final = {WIDE: "#0072b2", DEEP: "#cc79a7", BIAS: "#555555"}  # safe for colour-blind
 LEGENDS: Final = {
-    BIAS: "bias", WIDE: "wide: a weight that fired", DEEP: "deep: what the logit would lose without the column",
+    BIAS: "bias", WIDE: "wide: a weight that fired", DEEP: "deep: a column, over its usual value",
 }  # fmt: skip
 
 

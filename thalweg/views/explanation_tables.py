@@ -16,12 +16,12 @@ BAR_WIDTH: Final = 40
 
 
 class Term(NamedTuple):
-    """One line of an item's explanation. `usual`: DeepTerm.over_usual; None of other parts."""
+    """One line of an item's explanation: of the deep part DeepTerm's `over_usual`, and `over_missing`, else None."""
 
     part: str
     name: str
     value: float
-    usual: float | None = None
+    missing: float | None = None
 
 
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
@@ -32,7 +32,7 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
     if more := one.wide_fired - len(one.wide_terms):
         yield Term(WIDE, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
-        yield Term(DEEP, f"{column.column}={column.value}", column.over_missing, column.over_usual)
+        yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
 
 
 def page_table(found: Explanation) -> Table:
@@ -51,15 +51,15 @@ def page_table(found: Explanation) -> Table:
 def item_table(found: Explanation) -> Table:
     """One item: every term with its bar. `found` has this item alone."""
     (one,) = found.items
-    table = Table("part", "value", "logit", "", "over a usual value", title=title_of(found), caption=origin(found),
+    table = Table("part", "value", "logit", "", "if it were missing", title=title_of(found), caption=origin(found),
                   title_justify="left", caption_justify="left")  # fmt: skip
     terms = list(terms_of(one))
     largest = max(abs(term.value) for term in terms) or 1.0
     for term in terms:
         begin, end = sorted((largest, largest + term.value))
         bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
-        usual = "" if term.usual is None else f"{term.usual:+.3f}"
-        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, usual)
+        missing = "" if term.missing is None else f"{-term.missing:+.3f}"
+        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, missing)
     return table
 
 
