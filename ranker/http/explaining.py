@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from ranker.explain.explainer import Explainer, ItemOf
-from ranker.http.problems import INVALID, NOT_FOUND, NOT_READY, SHED, UNKNOWN_MODEL, HttpProblem
+from ranker.http.problems import INVALID, NOT_READY, SHED, UNKNOWN_ITEM, UNKNOWN_MODEL, HttpProblem
 from ranker.serving.answering import Answerer
 from ranker.serving.served_model import ServedModel
 from stream.events.named_explanations import Explanation
@@ -81,9 +81,8 @@ class ExplainEndpoint:
             )  # fmt: skip
         if item and not explainer.knows(item):
             raise HttpProblem(
-                NOT_FOUND, f"no item {item[:100]!r} is known: it isn't described, and no learned page has shown it",
-                remedy="look at the id, or write the item: POST /v1/events, or the topic items",
-            )  # fmt: skip
+                UNKNOWN_ITEM, f"no item {item[:100]!r} is described, and no page that was learned has shown it"
+            )
         return explainer.explain(request, profile, model.name, item)
 
 

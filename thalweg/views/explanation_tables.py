@@ -10,9 +10,10 @@ from rich.text import Text
 from stream.events.named_explanations import Explanation, ItemExplanation
 from thalweg.views.tables import NOTES, format_time
 
-WIDE, DEEP, BIAS = "wide", "deep", "bias"
-COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white"}
+WIDE, DEEP, BIAS, REST = "wide", "deep", "bias", "more"
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black"}
 BAR_WIDTH: Final = 40
+STRONGEST: Final = 3  # terms of an item of a page
 
 
 class Term(NamedTuple):
@@ -27,10 +28,12 @@ class Term(NamedTuple):
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
     """The bias, the weights that fired, those that aren't listed as one, and the columns of the deep part."""
     yield Term(BIAS, "bias", one.bias)
+    itself = f"item.id={one.item} {one.title}".strip()
     for weight in one.wide_terms:
-        yield Term(WIDE, weight.name, weight.weight)
+        factors = ["this item" if factor == itself else factor for factor in weight.name.split(" x ")]
+        yield Term(WIDE, " x ".join(factors), weight.weight)
     if more := one.wide_fired - len(one.wide_terms):
-        yield Term(WIDE, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
+        yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
         yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
 
@@ -42,7 +45,8 @@ def page_table(found: Explanation) -> Table:
                   caption_justify="left")  # fmt: skip
     for one in found.items:
         parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
-        strongest = sorted((term for term in terms_of(one) if term.part != BIAS), key=lambda term: -abs(term.value))[:3]
+        terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP)]
+        strongest = sorted(terms, key=lambda term: -abs(term.value))[:STRONGEST]
         named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
         table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, source_of(one), named)
     return table

@@ -79,7 +79,7 @@ def test_a_page_is_explained(whole: Whole) -> None:
         assert one.deep_terms
     unknown = whole.client.get("/v1/explain?user=u&item=i999")
     assert unknown.status_code == 404
-    assert "no item 'i999' is known" in unknown.json()["detail"]
+    assert "no item 'i999' is described" in unknown.json()["detail"]
     assert whole.client.get("/v1/explain?user=u&model=other").status_code == 404
 
 

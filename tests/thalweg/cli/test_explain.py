@@ -58,7 +58,7 @@ def test_one_item_has_a_line_for_each_term(ranker: Whole, tmp_path: Path) -> Non
 
 def test_what_can_not_be_explained_says_why(ranker: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown item, no ranker at the address, none here, a picture of no item: one line each, with the remedy."""
-    with pytest.raises(InvalidRequest, match=r"no item 'i999' is known.*write the item"):
+    with pytest.raises(InvalidRequest, match=r"no item 'i999' is described.*write the item"):
         explain(ranker.http.address, "u", "i999")
     with pytest.raises(Unreachable, match="--http"):
         explain("127.0.0.1:1", "u")

@@ -10,7 +10,8 @@ from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanat
 from thalweg.views.explanation_tables import item_table, page_table
 
 ONE = ItemExplanation(
-    "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0, [WideTerm("user.history=i2 Alien x item.id=i1", 0.3)], 3,
+    "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
+    [WideTerm("user.history=i2 Alien x item.id=i1 Star Wars", 0.3)], 3,
     [DeepTerm("statistics.item_rate", "0.7", 0.8, 0.25)], 1, "together", 4,
 )  # fmt: skip
 FOUND = Explanation(
@@ -30,7 +31,7 @@ def test_an_item_has_all_its_terms() -> None:
     said = printed(item_table(FOUND))
     for text in (
         "Star Wars for user ann: 2 of 100 candidates, retrieved by together (4)",
-        "logit +1.100 = -0.400 bias +0.500 wide +1.000 deep", "user.history=i2 Alien x item.id=i1", "+0.300",
+        "logit +1.100 = -0.400 bias +0.500 wide +1.000 deep", "user.history=i2 Alien x this item", "+0.300",
         "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800", "-0.250",
         "version 7 of m, 1.5 s old, of 1,234 examples", "exclude_installed 12", "vectors of version 5",
         "ranked without attributes",
@@ -43,7 +44,7 @@ def test_a_page_has_each_item_in_a_line() -> None:
     said = printed(page_table(FOUND))
     (line,) = [line for line in said.splitlines() if "Star Wars" in line]
     assert [text for text in ("+1.10", "-0.40", "+0.50", "+1.00", "together (4)") if text not in line] == []
-    assert line.index("statistics.item_rate=0.7 +0.80") < line.index("user.history=i2 Alien x item.id=i1 +0.30")
+    assert line.index("statistics.item_rate=0.7 +0.80") < line.index("user.history=i2 Alien x this item +0.30")
 
 
 def test_an_item_off_the_page_says_so() -> None:
