@@ -9,8 +9,8 @@ usual values. Times are of whole explanations, page ranked included, in one thre
 """
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -38,68 +38,84 @@ from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version
-from stream.events.types import Impression, Item, RankRequest, User
-from stream.features.page_features import words_of
+from stream.events.types import Item, RankRequest, User
 from stream.features.page_kernels import ItemColumns, UnknownItems, UserColumns, build, open_page, user_columns
 from stream.features.serve_as import as_served
 from stream.history.profiles import UserProfile
 from stream.snapshots.memory_store import MemoryStore
+from stream.spec.spec import Spec
 from stream.spec.spec_file import load_spec
 from stream.tables.dtypes import F32, F64, U32, U64
 from thalweg.backtest.backtest import Backtest
-from thalweg.backtest.entrants import ExampleLog, ModelEntrant
+from thalweg.backtest.entrants import ExampleLog, ModelEntrant, ShownPage, Step
 
 PAGES, QUICK_PAGES = 100_000, 10_000
 LAST: Final = 0.1  # share of the pages that explained ones are drawn from
 EXPLAINED: Final = 1_000
 OTHERS: Final = 50  # pages whose values replace a column's
+HISTORY: Final = 50  # items
 STEPS: Final = 32  # of integrated gradients
 CREATED_MS: Final = 900_000_000_000
 NOW_MS: Final = CREATED_MS + 1_000
 SEED: Final = 7
 
 
-@dataclass
-class Recorded(Backtest):
-    """A backtest that retains its entities and its last pages."""
+class Recorder(ModelEntrant):
+    """A model with statistics of its own, which are served; it retains the pages that it's shown."""
 
-    first: int = 0
-    words: list[bytes] = field(default_factory=list)
-    items: dict[str, Item] = field(default_factory=dict)
-    users: dict[str, User] = field(default_factory=dict)
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec, spec.parts, SEED)
+        self.learning = RetrainSchedule(Model(spec.without_holdout(), SEED))
+        self.pages: list[U64] = []
 
-    def _prepare(self, event: WorldEvent) -> None:
-        if isinstance(event, Item):
-            self.items[event.item] = event
-        elif isinstance(event, User):
-            self.users[event.user] = event
-        super()._prepare(event)
-
-    def _show(self, page: Impression) -> None:
-        if self.pages >= self.first:
-            self.words.append(page.features)
-        super()._show(page)
+    def play(self, steps: Sequence[Step]) -> list[F32]:
+        """Predict and learn."""
+        self.pages += [step.words for step in steps if isinstance(step, ShownPage)]
+        return super().play(steps)
 
 
-def learned(pages: int, on_progress: Callable[[int], None]) -> tuple[Recorded, VersionWatcher, EntityCache]:
-    """The backtest of a model of MovieLens, and the model as a ranker serves it."""
+@dataclass(frozen=True)
+class Learned:
+    """A model of MovieLens, as a ranker serves it; its last pages; its users with what they have."""
+
+    watcher: VersionWatcher
+    cache: EntityCache
+    pages: list[U64]
+    users: list[tuple[str, UserProfile]]
+
+
+def learned(pages: int, on_progress: Callable[[int], None]) -> Learned:
+    """The model after this many pages."""
     spec = load_spec(Path("specs/movielens.toml"))
-    entrant = ModelEntrant(spec, spec.parts, SEED)
-    entrant.learning = RetrainSchedule(Model(spec.without_holdout(), SEED))  # with statistics: they're served, too
-    course = Recorded(spec, [entrant], ExampleLog(), first=int(pages * (1 - LAST)))
+    entrant, users, cache = Recorder(spec), dict[str, User](), EntityCache()
+
+    def events() -> Iterator[WorldEvent]:
+        for event in read_movielens(Path(".data/movielens")):
+            if isinstance(event, Item):
+                cache.put(event.item, event)
+            elif isinstance(event, User):
+                users[event.user] = event
+            yield event
+
+    course = Backtest(spec, [entrant], ExampleLog())
     course.on_progress = lambda one: on_progress(one.pages)
-    course.run(read_movielens(Path(".data/movielens")), pages)
-    store, cache = MemoryStore(spec.name), EntityCache()
+    course.run(events(), pages)
+    store = MemoryStore(spec.name)
     token = store.take_token()
     built = VersionBuilder(entrant.model).build(1, 0, token, course.log.newest + 1, CREATED_MS, {}, deep=True)
     store.put_blobs(built.blobs)
     store.publish(built.manifest)
-    for name, item in course.items.items():
-        cache.put(name, item)
-    watcher = VersionWatcher(store, spec.name, cache, lambda: NOW_MS)
+    newest = course.maker.histories.newest
+    profiles = [(name, UserProfile(newest(name, HISTORY), one.attributes)) for name, one in users.items()]
+    return Learned(served(store, spec.name, cache), cache, entrant.pages[-int(pages * LAST) :], profiles)
+
+
+def served(store: MemoryStore, model: str, cache: EntityCache) -> VersionWatcher:
+    """A watcher that serves the store's version."""
+    watcher = VersionWatcher(store, model, cache, lambda: NOW_MS)
     is_served = watcher.step()
     assert is_served, watcher.rejection
-    return course, watcher, cache
+    return watcher
 
 
 def without(version: Version, words: U64, name: str) -> U64:
@@ -170,12 +186,12 @@ def fidelity(contributions: F64, falls: F64) -> float:
     return float(np.mean([spearmanr(one, other).statistic for one, other in zip(contributions, falls, strict=True)]))
 
 
-def fidelities(course: Recorded, version: Version, count: int) -> dict[str, tuple[float, float]]:
+def fidelities(shown: Sequence[U64], version: Version, count: int) -> dict[str, tuple[float, float]]:
     """By method: fidelity to the removed column, and to another page's value."""
     assert version.tower is not None, "the spec has a deep part"
     deep, random, layout = DeepPart(version.plan, version.tower), np.random.default_rng(SEED), version.plan.layout
-    drawn = random.choice(len(course.words), count + OTHERS, replace=False)
-    pages = [as_served(layout, words_of(course.words[i], layout, 1).copy()) for i in drawn.tolist()]
+    drawn = random.choice(len(shown), count + OTHERS, replace=False)
+    pages = [as_served(layout, shown[i].copy()) for i in drawn.tolist()]  # kernels are compiled for writable arrays
     x = np.concatenate([deep.inputs(words, np.zeros(1, np.int64)) for words in pages])
     explained, x, others = pages[:count], x[:count], x[count:]
     removed = np.array(
@@ -235,10 +251,11 @@ def paper_served(*, quick: bool) -> tuple[VersionWatcher, EntityCache, list[tupl
     publisher.publish()
     for item in world.described:
         cache.put(item.item, item)
-    watcher = VersionWatcher(store, spec.name, cache, lambda: NOW_MS)
-    is_served = watcher.step()
-    assert is_served, watcher.rejection
-    return watcher, cache, [(f"u{n}", UserProfile(world.items(50), world.attributes_of[n])) for n in range(50)]
+    return (
+        served(store, spec.name, cache),
+        cache,
+        [(f"u{n}", UserProfile(world.items(HISTORY), world.attributes_of[n])) for n in range(50)],
+    )
 
 
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
@@ -248,15 +265,13 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     count, pages = (200, QUICK_PAGES) if quick else (2_000, PAGES)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("learn MovieLens", total=pages)
-        course, watcher, cache = learned(pages, lambda done: progress.update(task, completed=done))
-        assert watcher.served is not None
+        model = learned(pages, lambda done: progress.update(task, completed=done))
+        assert model.watcher.served is not None
         progress.update(task, description="fidelity", total=None)
-        found = fidelities(course, watcher.served.version, EXPLAINED // 10 if quick else EXPLAINED)
+        found = fidelities(model.pages, model.watcher.served.version, EXPLAINED // 10 if quick else EXPLAINED)
         progress.update(task, description="times")
-        histories = course.maker.histories
-        users = [(name, UserProfile(histories.newest(name, 50), one.attributes)) for name, one in course.users.items()]
         times = {
-            "": served_ms(watcher, cache, users[:200], count),
+            "": served_ms(model.watcher, model.cache, model.users[:200], count),
             "_paper": served_ms(*paper_served(quick=quick), count // 4),
         }
     figures = {
@@ -274,5 +289,5 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     table.add_row("", "MovieLens, 128-64", "1,200 inputs, 1024-512-256", style="bold")
     for kind, what in (("", "one item"), ("_behind", "one item behind the page"), ("_page", "a page of 10")):
         table.add_row(f"p99 of {what}", *(f"{of[kind]:.1f}" for of in times.values()))
-        figures |= {f"explain{model}{kind}_p99_ms": of[kind] for model, of in times.items()}
+        figures |= {f"explain{size}{kind}_p99_ms": of[kind] for size, of in times.items()}
     return table, figures
