@@ -101,7 +101,21 @@ class Explainer:
         words = build_page(version.plan.layout, user, served.catalogue, rows, time_ms, unknown)
         version.fill(words, time_ms)
         (terms,) = self._explained(version, words, [len(items) - 1], names, TERMS_MAX)
-        return self._item(whole, item, whole.items.index(item) + 1 if item in whole.items else 0, False, terms)
+        if item in whole.items:
+            return self._item(whole, item, whole.items.index(item) + 1, False, terms)
+        removed_by = self._removed_by(request, profile, items, time_ms)
+        return msgspec.structs.replace(self._item(whole, item, 0, False, terms), removed_by=removed_by)
+
+    def _removed_by(self, request: RankRequest, profile: UserProfile, items: list[str], time_ms: int) -> list[str]:
+        """The rules that take the last of these items away from them."""
+        with_it, without = (
+            self._ranker.answer(
+                msgspec.structs.replace(request, candidates=some, k=len(items), time_ms=time_ms), lambda: profile,
+                time.monotonic(),
+            )
+            for some in (items, items[:-1])
+        )  # fmt: skip
+        return [rule for rule, count in with_it.removed.items() if count > without.removed.get(rule, 0)]
 
     def _explained(
         self, version: Version, words: U64, positions: Sequence[int], names: ValueNames, terms_max: int

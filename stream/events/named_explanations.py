@@ -29,8 +29,8 @@ class ItemExplanation(msgspec.Struct, frozen=True):
 
     `rank`: among the candidates, from 1; 0: it is none. `on_page`: whether the page has it. `wide_terms` and
     `deep_terms`: the largest, of `wide_fired` weights that aren't 0 and `deep_columns` columns. `source`: what
-    retrieved it, at `source_rank` there; empty and 0 where the request named it. `propensity`: with what probability
-    it is shown at its rank; null where nothing is drawn.
+    retrieved it, at `source_rank` there; empty and 0 where the request named it. `propensity`: with what probability it
+    is shown at its rank; null where nothing is drawn. `removed_by`: rules that keep an item off that is no candidate.
     """
 
     item: str
@@ -49,6 +49,7 @@ class ItemExplanation(msgspec.Struct, frozen=True):
     source: str = ""
     source_rank: int = 0
     propensity: float | None = None
+    removed_by: list[str] = []
 
 
 class Explanation(msgspec.Struct, frozen=True):

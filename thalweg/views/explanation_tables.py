@@ -78,8 +78,10 @@ def title_of(found: Explanation) -> str:
 
 def place_of(one: ItemExplanation, found: Explanation) -> str:
     """Where the item stands."""
+    if not one.rank and one.removed_by:
+        return f"no candidate for this page, by the rule {', '.join(one.removed_by)}"
     if not one.rank:
-        return "no candidate for this page: nothing retrieves it, or a rule or the user's history removes it"
+        return "no candidate for this page: nothing retrieves it, or the user has it"
     place = f"{one.rank} of {found.scored} candidates"
     source = f", retrieved by {source_of(one)}" if one.source else ""
     return place + source + ("" if one.on_page else "; not on the page")

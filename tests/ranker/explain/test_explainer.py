@@ -1,7 +1,9 @@
 """Explanations of pages: of the page's own version and features, with the reasons that the reply names."""
 
 import re
+from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from stream.events.named_explanations import Explanation, ItemExplanation
-from stream.events.types import RankRequest
+from stream.events.types import RankReply, RankRequest
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
@@ -105,6 +107,32 @@ def test_an_item_that_is_no_candidate_has_rank_0() -> None:
     (one,) = Whole().explain("i3").items
     assert (one.rank, one.on_page, one.source) == (0, False, "")
     check_sums(one)
+
+
+class Ruled(Ranker):
+    """A ranker with a rule that takes i7 away."""
+
+    def answer(
+        self, request: RankRequest, profile: Callable[[], UserProfile], read_s: float, deadline_s: float | None = None
+    ) -> RankReply:
+        """Rank the others, and say so."""
+        candidates = request.candidates or [f"i{n}" for n in range(30)]
+        kept = [item for item in candidates if item != "i7"]
+        reply = super().answer(msgspec.structs.replace(request, candidates=kept), profile, read_s, deadline_s)
+        return msgspec.structs.replace(reply, removed={"other": 2, "no-i7": len(candidates) - len(kept)})
+
+
+def test_an_item_that_a_rule_keeps_off_names_the_rule() -> None:
+    """The rule whose count is less without the item."""
+    whole = Whole()
+    ruled = Ruled(whole.cache, whole.watcher, Scorer(1), lambda: NOW_MS)
+    explainer = Explainer(ruled, whole.watcher, whole.cache.items.get, lambda: NOW_MS)
+    page = explainer.explain(RankRequest("r", "u1", 5, 1_500_000), PROFILE, "m", "i7")
+    assert page.removed == {"other": 2, "no-i7": 1}
+    assert (page.items[0].rank, page.items[0].removed_by) == (0, ["no-i7"])
+    check_sums(page.items[0])
+    behind = explainer.explain(RankRequest("r", "u1", 1, 1_500_000), PROFILE, "m", "i8").items[0]
+    assert behind.removed_by == []
 
 
 def test_without_a_version_nothing_is_explained() -> None:

@@ -54,4 +54,6 @@ def test_an_item_off_the_page_says_so() -> None:
         item_table(msgspec.structs.replace(FOUND, items=[behind]))
     )
     none = msgspec.structs.replace(behind, rank=0)
-    assert "no candidate for this page" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
+    assert "nothing retrieves it" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
+    ruled = msgspec.structs.replace(none, removed_by=["children"])
+    assert "by the rule children" in printed(item_table(msgspec.structs.replace(FOUND, items=[ruled])))
