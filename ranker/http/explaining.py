@@ -86,6 +86,16 @@ class ExplainEndpoint:
         return explainer.explain(request, profile, model.name, item)
 
 
+def _rule(text: str) -> Any:
+    """A rule's name, or a rule of the request's own, as JSON. Raises HttpProblem."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as bad:
+        raise HttpProblem(INVALID, f"rule={text[:100]!r} isn't JSON: {bad}") from None
+
+
 def _decode(query: Iterable[tuple[str, str]]) -> tuple[RankRequest, str]:
     """The request for the page, and the item to explain. Raises HttpProblem."""
     fields: dict[str, Any] = {"request_id": "explain", "context": {}, "rules": []}
@@ -93,7 +103,7 @@ def _decode(query: Iterable[tuple[str, str]]) -> tuple[RankRequest, str]:
         if name.startswith(CONTEXT) and len(name) > len(CONTEXT):
             fields["context"][name.removeprefix(CONTEXT)] = value
         elif name == RULE:
-            fields["rules"].append(value)
+            fields["rules"].append(_rule(value))
         elif name in ONCE and name not in fields:
             fields[name] = value
         else:

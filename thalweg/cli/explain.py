@@ -20,7 +20,7 @@ def explain(
     context: Annotated[
         list[str] | None, typer.Option(help="A column of the request's context, such as device=phone; repeat it.")
     ] = None,
-    rule: Annotated[list[str] | None, typer.Option(help="A rule of the spec; repeat it.")] = None,
+    rule: Annotated[list[str] | None, typer.Option(help="A rule's name, or a rule as JSON; repeat it.")] = None,
     model: Annotated[str, typer.Option(help="The model to rank by.", show_default="the ranker's first")] = "",
     http: Annotated[
         str,

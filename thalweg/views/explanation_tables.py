@@ -81,7 +81,7 @@ def place_of(one: ItemExplanation, found: Explanation) -> str:
     if not one.rank and one.removed_by:
         return f"no candidate for this page, by the rule {', '.join(one.removed_by)}"
     if not one.rank:
-        return "no candidate for this page: nothing retrieves it, or the user has it"
+        return "no candidate for this page: nothing retrieves it, the user has it, or a rule keeps it off"
     place = f"{one.rank} of {found.scored} candidates"
     source = f", retrieved by {source_of(one)}" if one.source else ""
     return place + source + ("" if one.on_page else "; not on the page")

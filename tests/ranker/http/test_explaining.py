@@ -25,6 +25,7 @@ def ranker() -> Iterator[HttpRanker]:
         ("item=a", "user"),
         ("user=u&item=a&item=b", "'item' is given twice"),
         ("user=u&items=a", "'items' is no parameter"),
+        ('user=u&rule={"kind":', "isn't JSON"),
         ("user=u&context.=a", "'context.' is no parameter"),
         ("user=u&request_id=a", "'request_id' is no parameter"),
     ],
