@@ -120,7 +120,7 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
         k: Annotated[int, Parameter(ge=1, le=K_MAX, description="items of the page")] = 10,
         model: Annotated[str, Parameter(max_length=ID_BYTES_MAX, description="empty: the ranker's first one")] = "",
     ) -> Explanation:
-        """Context columns are named as `context.COLUMN=value`, rules as `rule=NAME` or `rule=JSON`, each several times."""
+        """Context columns are given as `context.COLUMN=value`, rules as `rule=NAME` or as JSON, each several times."""
         return await served.explain(request.query_params.multi_items())
 
     return [models, one_item, explain]
