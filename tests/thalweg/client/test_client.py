@@ -104,7 +104,7 @@ def test_rank(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     )  # fmt: skip
     assert isinstance(found, Ranked)
     assert (found.request_id, found.user, found.items, found.scores) == ("r1", "ann", ["x", "y"], [0.5, 0.5])
-    assert (found.version, found.features) == (3, b"\x00\xff")
+    assert (found.version, found.features) == (3, b"\x00\xff" * 4)
     [asked] = ranker.answerer.asked
     assert (asked.user, asked.k, asked.candidates, asked.context) == ("ann", 2, ["x", "y", "z"], {"hour": 8.0})
     assert (asked.history, asked.attributes, asked.time_ms) == (["a"], {"age": 34.0, "likes": ["tea"]}, 5)
