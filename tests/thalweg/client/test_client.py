@@ -123,7 +123,7 @@ def test_defaults(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
 
 def test_send(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     """Each event has its result; what is written has the time at which it was sent first."""
-    page = Ranked("r1", "ann", ["tea", "mug"], [0.5, 0.25], 3, features=b"\x01").impression(context={"a": 1.0})
+    page = Ranked("r1", "ann", ["tea", "mug"], [0.5, 0.25], 3, features=b"\x01" * 8).impression(context={"a": 1.0})
     installs = [Install(user="ann", item="tea"), Install(user="", item="x")]
     sent = ask("send", address(ranker), [Item(item="tea"), page, *installs])
     assert isinstance(sent, Sent)
@@ -133,7 +133,7 @@ def test_send(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     assert {type(event).__name__ for event in events} == {"Impression", "Install"}
     assert len(ranker.log.records(ITEMS.name)) == 1
     impression = next(event for event in events if type(event).__name__ == "Impression")
-    assert (impression.features, impression.version, impression.context) == (b"\x01", 3, {"a": 1.0})  # type: ignore[union-attr]
+    assert (impression.features, impression.version, impression.context) == (b"\x01" * 8, 3, {"a": 1.0})  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
