@@ -44,7 +44,7 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
     user: Annotated[_Id, Meta(min_length=1, description="the user's id")]
     request_id: Annotated[_Id, Meta(description="names the request and its page; unique")] = ""
     k: Annotated[int, Meta(ge=1, le=ITEMS_MAX, description="how many items to return")] = 10
-    time_ms: Annotated[int, Meta(ge=0, lt=TIME_MS_MAX, description="event time, UTC; 0: now")] = 0
+    time_ms: Annotated[int, Meta(ge=0, lt=TIME_MS_MAX, description="event time, UTC; 0: the model's now")] = 0
     context: Annotated[dict[str, str | float], Meta(description="context columns of the spec")] = {}
     candidates: (
         Annotated[
