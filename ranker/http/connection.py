@@ -20,11 +20,14 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 PIPELINED_MAX: Final = 64  # requests that wait on one connection for the answers before theirs
 
 
-class _QuietTransport:
-    """A connection's transport; once it is closing, what the app still does with it is ignored: uvloop would raise."""
+class QuietTransport:
+    """A connection's transport; once it is closing, what the app still does with it is ignored: uvloop would raise.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    Who doesn't read what was sent before `close` is cut off after `write_s`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_s: float) -> None:
+        self._transport, self._loop, self._write_s = transport, loop, write_s
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -33,6 +36,14 @@ class _QuietTransport:
         """Send this."""
         if not self._transport.is_closing():
             self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it once all is sent."""
+        if self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._write_s, self._transport.abort)
+        self._transport.close()
 
     def pause_reading(self) -> None:
         """Receive no more data for now."""
@@ -86,7 +97,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, or refuse."""
-        super().connection_made(_QuietTransport(transport))  # type: ignore[arg-type]  # the same methods
+        quiet: Any = QuietTransport(transport, self.loop, self._bounds.write_s)  # the same methods
+        super().connection_made(quiet)
         metrics.HTTP_CONNECTIONS.set(len(self.connections))
         if len(self.connections) > self._bounds.connections_max and not self._evict_idle():
             self.refuse(HttpProblem(SHED, f"{self._bounds.connections_max} connections are open", retry_after_s=1))
