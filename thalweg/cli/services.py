@@ -176,10 +176,10 @@ def run_joiner(
     from stream.joiner.supervisor import run_joiner as run
     from thalweg.text.retention import REMEDY, retention_problem
 
-    read = read_spec(spec)
     settings = read_settings()
+    log_to_stderr(settings, "joiner")
+    read = read_spec(spec)
     settings.need_kafka()
-    log_to_stderr(settings.log_level)
     rules = label_rules(read)
     if short := retention_problem(rules):
         print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
@@ -202,9 +202,9 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
     """
     from learner.service import run_learner as run
 
-    read = read_spec(spec)
     settings = read_settings()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings, "learner")
+    read = read_spec(spec)
     run(settings, read, accept_gap=accept_gap)
 
 
@@ -236,8 +236,8 @@ def run_ranker(
     from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
+    log_to_stderr(settings, "ranker")
     models = model_names(settings, spec, model or [])
-    log_to_stderr(settings.log_level)
     address = http or settings.ranker_http
     if not address:
         run(settings, models, named_only=named_only)
