@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,24 +21,24 @@ log.warning("the store had lost it", why="it was wiped", version=7)
 FIRST = ["time", "level", "room", "worker", "logger", "event"]
 
 
-def run(code: str, *, to: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process that runs this after it has logged two lines."""
-    settings = {f"THALWEG_{name.upper()}": value for name, value in environment.items()}
+def run(code: str, settings: Mapping[str, str], to: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """A process that runs this after it has logged two lines to `to`."""
+    environment = {f"THALWEG_{name.upper()}": value for name, value in settings.items()}
     return subprocess.run(
-        [sys.executable, "-c", SAYS + code], stdout=subprocess.PIPE, stderr=to, text=True, env=os.environ | settings
+        [sys.executable, "-c", SAYS + code], stdout=subprocess.PIPE, stderr=to, text=True, env=os.environ | environment
     )
 
 
-def logged(code: str, **environment: str) -> list[dict[str, object]]:
+def logged(code: str) -> list[dict[str, object]]:
     """What it logs then, as JSON; every line is an object."""
-    ran = run(code, log="json", worker="7", **environment)
+    ran = run(code, {"log": "json", "worker": "7"})
     return [json.loads(line) for line in ran.stderr.splitlines()][2:]
 
 
 @pytest.mark.parametrize(("level", "lines"), [("info", 2), ("warning", 1), ("error", 0)])
 def test_every_room_logs_to_stderr_at_the_level_that_is_set(level: str, lines: int) -> None:
     """The learner, whose log has fields, like the others."""
-    ran = run("", log_level=level)
+    ran = run("", {"log_level": level})
     assert (ran.returncode, ran.stdout) == (0, "")
     assert len(ran.stderr.splitlines()) == lines
     assert not lines or ran.stderr.endswith("WARNING pins  the store had lost it version=7 why='it was wiped'\n")
@@ -48,7 +49,7 @@ def test_every_room_logs_to_stderr_at_the_level_that_is_set(level: str, lines: i
 def test_a_log_that_cant_be_written_ends_nobody(form: str) -> None:
     """On a full disk whoever logs goes on."""
     with Path("/dev/full").open("w") as full:
-        ran = run("print('went on')", to=full.fileno(), log=form)
+        ran = run("print('went on')", {"log": form}, full.fileno())
     assert ran.stdout == "went on\n"
 
 
@@ -113,9 +114,8 @@ def test_secrets_are_masked(form: str) -> None:
         "secrets = 's3cr\"t', 'hunter2', 'p%40ss', 'p@ss'\nlog.info('sent %s', secrets[0], why=secrets)\n"
         "try:\n raise ValueError(*secrets)\nexcept ValueError:\n logging.getLogger('a').exception('%s', secrets[1])\n"
     )
-    ran = run(
-        code, log=form, kafka_password='s3cr"t', redis_password="hunter2", redis="redis://user:p%40ss@localhost:1/0"
-    )
+    redis = "redis://user:p%40ss@localhost:1/0"
+    ran = run(code, {"log": form, "kafka_password": 's3cr"t', "redis_password": "hunter2", "redis": redis})
     assert ran.returncode == 0
     assert "***" in ran.stderr
     for secret in "s3cr", "hunter2", "p%40ss", "p@ss":
