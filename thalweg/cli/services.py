@@ -59,7 +59,7 @@ def down() -> None:
 
 @services.command()
 def status(json_file: JsonFile = None) -> None:
-    """Show which servers and services run here, and their state.
+    """Show which servers and services run here, their state, and how far services are behind the topics they read.
 
     Exit code 1 when a server or registered service isn't running.
     """
@@ -73,7 +73,10 @@ def status(json_file: JsonFile = None) -> None:
     if demo:
         found += statuses(Path(demo.local))
     print_table(status_table(found))
-    write_json(json_file, {one.name: one.state for one in found})
+    lags = {f"{one.name} {lag.topic}": lag for one in found for lag in one.lags}
+    states: dict[str, object] = {one.name: one.state for one in found}
+    states |= {f"{name} lag_records": lag.records for name, lag in lags.items()}
+    write_json(json_file, states | {f"{name} lag_seconds": lag.seconds for name, lag in lags.items()})
     if not found or any(one.state != "up" for one in found):
         raise typer.Exit(1)
 

@@ -19,6 +19,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata
+from prometheus_client import REGISTRY
 
 from stream.events.codec import decode_entity, decode_events, decode_examples, encode
 from stream.events.topics import EVENTS_DLQ
@@ -928,5 +929,32 @@ def test_a_rebalance_after_an_outage_does_not_end_the_grace(tmp_path: Path, monk
         await assign(loop, 0)
         await watch_at(loop, monkeypatch, now + 20.0)
         assert ticks_of(paper) == []
+
+    asyncio.run(story())
+
+
+def test_the_lag_of_a_partition_is_known(tmp_path: Path) -> None:
+    """Records that aren't joined yet, and how old the oldest of them is at most; none once it is revoked."""
+
+    def values() -> tuple[float | None, float | None]:
+        records, seconds = (
+            REGISTRY.get_sample_value(f"thalweg_joiner_consumer_lag_{unit}", {"partition": "0"})
+            for unit in ("records", "seconds")
+        )
+        return records, seconds
+
+    async def story() -> None:
+        loop = await assigned_loop(Paper(), tmp_path, 0)
+
+        def lag(end: int, now_ms: int) -> tuple[float | None, float | None]:
+            loop.assigned.set_gauges(0, end, now_ms / 1_000)
+            return values()
+
+        await take(loop, message(0, page("r")))
+        assert lag(3, CAME + 5_000) == (2, 5)
+        assert lag(1, CAME + 3_600_000) == (0, 0)
+        assert lag(3, CAME + 3_601_000) == (2, 1), "not since the record before, an hour ago"
+        loop.assigned.drop([0])
+        assert values() == (None, None)
 
     asyncio.run(story())
