@@ -6,12 +6,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.joiner.assigned_partitions import AssignedPartition
 from stream.joiner.faust_service import JoinerService
 from stream.joiner.kafka_clients import partitions_of
 from stream.joiner.label_rules import LabelRules
+from stream.joiner.progress_display import ProgressDisplay
 from stream.joiner.record_processor import JoinerOptions, warm_up
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
@@ -58,6 +61,13 @@ def wait_for_kafka(
             attempt += 1
 
 
+def open_log(settings: Settings) -> Log:
+    """A log on kafka-python, which is imported only then. Raises LogUnavailable."""
+    from stream.log.kafka_log import KafkaLog
+
+    return KafkaLog(settings)
+
+
 def open_redis_writers(settings: Settings) -> "tuple[HistoryWriter, UserWriter] | None":
     """The writers of histories and users to Redis, if one is configured. Only then are its clients imported."""
     if not settings.redis:
@@ -67,11 +77,7 @@ def open_redis_writers(settings: Settings) -> "tuple[HistoryWriter, UserWriter] 
     from stream.history.user_writer import UserWriter
     from stream.snapshots.redis_client import connect
 
-    def source() -> Log:
-        from stream.log.kafka_log import KafkaLog
-
-        return KafkaLog(settings)
-
+    source = partial(open_log, settings)
     histories = HistoryWriter(connect(settings), settings.topic_prefix, source=source)
     return histories, UserWriter(connect(settings), source, settings.topic_prefix)
 
@@ -96,6 +102,11 @@ def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | N
         lambda: all_live([heart, *(one.loop.heart for one in services[-1:])]),
         written_to=run_file(settings, "joiner"),
     )
+
+    def partitions() -> dict[int, AssignedPartition]:
+        return next((one.assigned.partitions for one in services[-1:]), {})
+
+    display = ProgressDisplay(partial(open_log, settings), partitions)
 
     async def serve(partition_counts: dict[str, int], after_outage: bool) -> None:
         # Joining the group is mostly waiting: time enough to load numba. The first record waits for the rest of it.
@@ -128,5 +139,6 @@ def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | N
         log.info("stopped by a signal")
     finally:
         health.close()
+        display.close()
         for writer in writers or ():
             writer.close()
