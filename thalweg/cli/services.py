@@ -59,7 +59,9 @@ def down() -> None:
 
 @services.command()
 def status(json_file: JsonFile = None) -> None:
-    """Show which servers and services run here, their state, and how far services are behind the topics they read.
+    """Show which servers and services run here, and their state.
+
+    Also how far each service is behind the topics that it reads.
 
     Exit code 1 when a server or registered service isn't running.
     """

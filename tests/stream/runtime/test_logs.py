@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from stream.runtime.settings import Settings
+
 SAYS = """
 import logging
 from learner.publishing.pins import log
@@ -105,6 +107,25 @@ def test_a_command_that_fails_says_so_in_json() -> None:
     (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
     assert (ran.returncode, line["room"], line["logger"], line["level"]) == (1, "learner", "thalweg", "error")
     assert "missing.toml" in line["event"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "room", "logger"),
+    [
+        ("ranker.builder.builder_worker", ["99", "m"], "ranker", "ranker"),  # no such descriptor
+        ("learner.retraining.retrain_process", ["m", "by hand"], "learner", "retrain"),  # no such broker
+    ],
+)
+def test_processes_that_a_room_starts_log_as_the_room(
+    module: str, arguments: list[str], room: str, logger: str, tmp_path: Path
+) -> None:
+    """They have its settings in their environment; what ends them is JSON."""
+    settings = Settings(log="json", kafka="127.0.0.1:9", redis="redis://127.0.0.1:9/0", local=tmp_path)
+    command = [sys.executable, "-m", module, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, env=settings.environment())
+    (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert ran.returncode == 1
+    assert (line["room"], line["logger"]) == (room, logger)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
