@@ -28,8 +28,7 @@ def explain(
 ) -> Explanation:
     """The page of `k` items that the user would get now, or `item` alone. One try: it's for people, not for pages.
 
-    `rules`: names of rules of the spec, or rules as JSON. Raises ClientError; ValueError for what can't be an address or
-    a token.
+    `rules`: names of rules of the spec, or rules as JSON. Raises ClientError, ValueError for a bad address or token.
     """
     url, headers = url_of(address), headers_of(token)
     query = [
