@@ -8,9 +8,13 @@ import numpy as np
 from ranker.ranking.rank import rank_with
 from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
+from ranker.ranking.selection import choose
+from ranker.rules.item_tests import candidates_of
+from ranker.rules.page_rules import PageRules
+from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader
-from stream.events.types import Item
+from stream.events.types import Item, RankRequest
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
 from stream.snapshots.manifest import Manifest, PartVersion
@@ -18,6 +22,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
+from stream.tables.dtypes import F32, I64
 
 TINY: Final = """
 name = "warm-up"
@@ -27,6 +32,9 @@ statistics.rate = { kind = "rate", by = ["item.id"] }
 statistics.near = { kind = "affinity", of = "item.id", to = "user.history" }
 wide = { features = ["item.id"], crosses = [["user.history", "item.id"]] }
 deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden_units = [4], embedding_dim = 2 }
+rules.kept = { kind = "require", of = "item.tags", values = ["x"] }
+rules.varied = { kind = "cap", of = "item.tags", count = 2 }
+rules.mixed = { kind = "diversity", by = ["item.tags"], strength = 0.5 }
 """
 
 
@@ -50,12 +58,24 @@ def compile_kernels(scorer: Scorer) -> None:
 def _rank(version: Version, scorer: Scorer) -> None:
     layout = version.plan.layout
     catalogue = Catalogue(layout)
-    rows = np.array([catalogue.put(Item(item, {"tags": ["x"], "price": 1.0})) for item in ("a", "b")], np.int64)
+    items = {name: Item(name, {"tags": ["x"], "price": 1.0}) for name in ("a", "b")}
+    rows = np.array([*map(catalogue.put, items.values())], np.int64)
     installs_of(version, np.array([1, 2], np.uint64))
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
     ranked = rank_with(version, words, 1, 2, scorer)
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
+    _order(Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, []), [*items], rows, scores)
+
+
+def _order(rules: PageRules, names: list[str], rows: I64, scores: F32) -> None:
+    names, rows = rules.filtered(names, rows, names)
+    candidates = candidates_of(names, rows)
+    keys = rules.keys(candidates, scores)
+    assert len(choose(keys, 2, rules.places(candidates, keys, 2)).order) == 2, "position by position"
+    places = rules.places(candidates, keys, 2)
+    assert len(places.fill()) == 2, "at once"
+    rules.count(places)
 
 
 def _payloads() -> Mapping[str, Mapping[str, Array]]:

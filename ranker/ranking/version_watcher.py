@@ -11,6 +11,7 @@ from ranker import metrics
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.freshness import FreshnessTracker, Learned
 from ranker.ranking.retrieve import PopularItems
+from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader, VersionProvider
 from stream.features.page_features import Catalogue
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """The live version, the catalogue in its columns, and since when it is live (wall clock)."""
+    """The live version, the catalogue in its columns, its spec's rules, and since when it is live (wall clock)."""
 
     version: Version
     catalogue: Catalogue
+    rulebook: Rulebook
     since_ms: int
 
 
@@ -227,7 +229,7 @@ class VersionWatcher:
         if old is None:
             self.popular.reorder(version, self._cache.columns)
         now_ms = self._now_ms()
-        self.served = ServedVersion(version, catalogue, now_ms)
+        self.served = ServedVersion(version, catalogue, self._rulebook(version, catalogue, old), now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.labels(self._model).set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
@@ -253,4 +255,11 @@ class VersionWatcher:
             return
         catalogue = self._cache.catalogue(served.version.plan.layout)
         if catalogue is not served.catalogue:
-            self.served = ServedVersion(served.version, catalogue, served.since_ms)
+            rulebook = self._rulebook(served.version, catalogue, served)
+            self.served = ServedVersion(served.version, catalogue, rulebook, served.since_ms)
+
+    def _rulebook(self, version: Version, catalogue: Catalogue, old: ServedVersion | None) -> Rulebook:
+        """The rules of this version's spec; those of `old` when they are the same."""
+        if old is not None and old.version.plan is version.plan and old.catalogue is catalogue:
+            return old.rulebook
+        return Rulebook(version.plan.spec, catalogue, self._cache.items)

@@ -13,6 +13,7 @@ NOTES = {
     "no_model": "there's no model yet: ordered by the items' static popularity",
     "no_history": "ranked without the user's history (Redis is slow, down, or was emptied)",
     "features_cut": "fewer items than asked for: with its features a longer page is over an event's 64 KiB",
+    "rules_cut": "fewer items than asked for: rules removed others",
     "no_user": "this user isn't described in 'users', or Redis is slow or down: ranked without attributes",
     "deadline": "cut off by the deadline: not all candidates were scored",
 }
