@@ -77,7 +77,7 @@ def rank_with(
             f"version {version.number} gives a score that isn't finite: a number in the request is too large"
         )
     candidates = np.flatnonzero(scored)
-    found = chooser(candidates, scores[candidates], k)
+    found = chooser(candidates, scores[candidates].astype(np.float64), k)
     chosen = candidates[found.order]
     page = as_logged(layout, select(layout, served, chosen), words)
     return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities)
