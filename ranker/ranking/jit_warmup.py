@@ -9,7 +9,7 @@ from ranker.ranking.rank import rank_with
 from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import choose
-from ranker.rules.item_tests import candidates_of
+from ranker.rules.item_tests import item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version, score_features
@@ -22,7 +22,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
-from stream.tables.dtypes import F32, I64
+from stream.tables.dtypes import F64, I64
 
 TINY: Final = """
 name = "warm-up"
@@ -65,15 +65,19 @@ def _rank(version: Version, scorer: Scorer) -> None:
     ranked = rank_with(version, words, 1, 2, scorer)
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
-    _order(Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, []), [*items], rows, scores)
+    _order(
+        Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, []),
+        [*items],
+        rows,
+        scores.astype(np.float64),
+    )
 
 
-def _order(rules: PageRules, names: list[str], rows: I64, scores: F32) -> None:
+def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:
     names, rows = rules.filtered(names, rows, names)
-    candidates = candidates_of(names, rows)
-    keys = rules.keys(candidates, scores)
-    assert len(choose(keys, 2, rules.places(candidates, keys, 2)).order) == 2, "position by position"
-    places = rules.places(candidates, keys, 2)
+    candidates = item_rows(names, rows)
+    assert len(choose(scores, 2, rules.places(candidates, scores, 2)).order) == 2, "position by position"
+    places = rules.places(candidates, scores, 2)
     assert len(places.fill()) == 2, "at once"
     rules.count(places)
 

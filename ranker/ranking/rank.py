@@ -14,7 +14,7 @@ from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import Chosen, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
-from ranker.rules.item_tests import candidates_of
+from ranker.rules.item_tests import item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.versions.model import Version
 from stream.events.codec import encode
@@ -23,7 +23,7 @@ from stream.features.page_features import Layout, build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
-from stream.tables.dtypes import F32, I64, U64
+from stream.tables.dtypes import F64, I64, U64
 
 DEADLINE: Final = "deadline"
 NO_HISTORY: Final = "no_history"
@@ -47,12 +47,12 @@ class Ranked:
     propensities: list[float] = field(default_factory=list)
 
 
-Chooser = Callable[[I64, F32, int], Chosen]
+Chooser = Callable[[I64, F64, int], Chosen]
 
 
-def best(candidates: I64, scores: F32, k: int) -> Chosen:
+def best(candidates: I64, scores: F64, k: int) -> Chosen:
     """The k with the highest scores."""
-    return choose(scores.astype(np.float64), k)
+    return choose(scores, k)
 
 
 def rank_with(
@@ -220,9 +220,9 @@ def _given(request: RankRequest) -> list[str]:
 def _chooser(rules: PageRules, names: list[str], rows: I64) -> Chooser:
     """Choose as rules order."""
 
-    def ordered(candidates: I64, scores: F32, k: int) -> Chosen:
-        scored = candidates_of([names[i] for i in candidates.tolist()], rows[candidates])
-        places = rules.places(scored, rules.keys(scored, scores), k)
+    def ordered(candidates: I64, scores: F64, k: int) -> Chosen:
+        scored = item_rows([names[i] for i in candidates.tolist()], rows[candidates])
+        places = rules.places(scored, scores, k)
         chosen = Chosen(places.fill(), [])
         rules.count(places)
         return chosen

@@ -19,16 +19,16 @@ COMPARED: Final[Mapping[str, Callable[[F64, float], Any]]] = {
 }
 
 
-class Candidates(NamedTuple):
+class ItemRows(NamedTuple):
     """Items by name [n], and their rows in the catalogue [n]; 0: unknown."""
 
     names: Sequence[str]
     rows: I64
 
 
-def candidates_of(names: Sequence[str], rows: I64) -> Candidates:
+def item_rows(names: Sequence[str], rows: I64) -> ItemRows:
     """`rows` as `Catalogue.lookup` returns them."""
-    return Candidates(names, np.maximum(rows, 0))
+    return ItemRows(names, np.maximum(rows, 0))
 
 
 class ItemTest:
@@ -39,7 +39,7 @@ class ItemTest:
         self._wanted = _id_array(rule.of, [*rule.values]) if rule.values else None
         self._bounds = rule.bounds()
 
-    def matches(self, candidates: Candidates, values: RequestValues, attributes: ItemAttributes) -> Bools:
+    def matches(self, candidates: ItemRows, values: RequestValues, attributes: ItemAttributes) -> Bools:
         """bool [n]."""
         if self._items:
             return np.array([name in self._items for name in candidates.names], bool)
@@ -61,7 +61,7 @@ class ItemTest:
         value = values.value(column)
         return self._rule.default if value is None else value
 
-    def _has_any(self, candidates: Candidates, attributes: ItemAttributes, wanted: U64) -> Bools:
+    def _has_any(self, candidates: ItemRows, attributes: ItemAttributes, wanted: U64) -> Bools:
         arrays, slot = attributes.of(candidates.rows), attributes.texts.index(self._rule.of)
         found: Bools = has_any(arrays.starts, arrays.counts, arrays.ids, candidates.rows, slot, wanted)
         return found

@@ -22,11 +22,11 @@ from ranker.kernels.page_order import (
 )
 from ranker.kernels.rule_matching import gather, number_ids
 from ranker.rules.item_attributes import ItemAttributes
-from ranker.rules.item_tests import Candidates, ItemTest, candidates_of
+from ranker.rules.item_tests import ItemRows, ItemTest, item_rows
 from ranker.rules.request_values import RequestValues
 from stream.runtime.errors import BadEvent
 from stream.spec.rules import AnyRule, Boost, Cap, Diversity, Installed, Pin, Require
-from stream.tables.dtypes import F32, F64, I64, U64, Bools
+from stream.tables.dtypes import F64, I64, U64, Bools
 
 INSTALLED: Final = "installed"  # the name of the rule that a spec needn't have
 ODDS_MIN: Final = 1e-12
@@ -45,7 +45,7 @@ class NamedRule:
 class PageRules:
     """Rules for one page; `removed` counts, by rule, candidates that it took away.
 
-    `owned`: what the user has installed. Call, in this order: `with_pins`, `filtered`, `keys`, `places`, `count`.
+    `owned`: what the user has installed. Call, in this order: `with_pins`, `filtered`, `places`, `count`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class PageRules:
         """
         if not self._filters:
             return names, rows
-        kept = self._kept(candidates_of(names, rows), given)
+        kept = self._kept(item_rows(names, rows), given)
         if not kept.any():
             counts = ", ".join(f"{name} {count}" for name, count in self.removed.items())
             raise BadEvent(
@@ -108,7 +108,7 @@ class PageRules:
             )
         return [names[i] for i in np.flatnonzero(kept).tolist()], rows[kept]
 
-    def _kept(self, candidates: Candidates, given: Collection[str]) -> Bools:
+    def _kept(self, candidates: ItemRows, given: Collection[str]) -> Bools:
         kept = np.ones(len(candidates.names), bool)
         if self._owned and (self._installed_of == "all" or self._pins):
             spared = given if self._installed_of == "retrieved" else ()
@@ -126,20 +126,20 @@ class PageRules:
             self.removed[name] = self.removed.get(name, 0) + count
             kept &= ~removed
 
-    def keys(self, candidates: Candidates, scores: F32) -> F64:
-        """Log-odds of probabilities [n], boosted."""
-        odds = np.clip(scores.astype(np.float64), ODDS_MIN, 1 - ODDS_MIN)
+    def _log_odds(self, candidates: ItemRows, scores: F64) -> F64:
+        """Of probabilities [n], boosted."""
+        odds = np.clip(scores, ODDS_MIN, 1 - ODDS_MIN)
         keys: F64 = np.log(odds / (1 - odds))
         for one, boost in self._boosts:
             assert one.test is not None, "a boost is about items"
             keys[one.test.matches(candidates, self._values, self._attributes)] += np.log(boost.factor)
         return keys
 
-    def places(self, candidates: Candidates, keys: F64, k: int) -> "RulePlaces":
-        """The page's positions, for candidates with these keys [n]."""
-        n = len(keys)
+    def places(self, candidates: ItemRows, scores: F64, k: int) -> "RulePlaces":
+        """The page's positions, for candidates with these probabilities [n]."""
+        n = len(scores)
         state = PageState(
-            keys, np.ones(n, bool), self._pinned(candidates.names, k), np.zeros(1, np.int64), np.zeros(n),
+            self._log_odds(candidates, scores), np.ones(n, bool), self._pinned(candidates.names, k), np.zeros(1, np.int64), np.zeros(n),
             np.full(n, NOBODY), np.full(n, NOBODY),
         )  # fmt: skip
         return RulePlaces(state, self._cap_state(candidates, k), self._likeness(candidates))
@@ -159,20 +159,20 @@ class PageRules:
                 pins[position - 1 + free[0]] = at.pop(item)
         return pins
 
-    def _cap_state(self, candidates: Candidates, k: int) -> Caps:
+    def _cap_state(self, candidates: ItemRows, k: int) -> Caps:
         begins, ids = self._ids(candidates, [cap.of for _, cap in self._caps])
         values, caps = number_ids(begins, ids, max(1, len(self._caps)))
         counts, within = ([getattr(cap, name) for _, cap in self._caps] for name in ("count", "within"))
         used, totals = np.zeros((len(caps), k), np.int64), np.zeros(len(caps), np.int64)
         return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, totals)
 
-    def _likeness(self, candidates: Candidates) -> Likeness:
+    def _likeness(self, candidates: ItemRows) -> Likeness:
         by = self._diversity.by if self._diversity else []
         begins, ids = self._ids(candidates, by)
         strength = self._diversity.strength if self._diversity else 0.0
         return Likeness(np.array([strength]), begins[:: max(1, len(by))].copy(), ids, np.zeros(len(candidates.rows)))
 
-    def _ids(self, candidates: Candidates, columns: Sequence[str]) -> tuple[I64, U64]:
+    def _ids(self, candidates: ItemRows, columns: Sequence[str]) -> tuple[I64, U64]:
         """See `gather`."""
         if not columns:
             return np.zeros(1, np.int64), np.zeros(0, np.uint64)
@@ -190,9 +190,9 @@ class RulePlaces:
         place_pins(state, caps)
 
     def keys(self) -> F64:
-        """See `Places`."""
-        keys: F64 = next_keys(self._state, self._caps, self._likeness)
-        return keys
+        """See `Places`: probabilities, as boosts and diversity change them."""
+        log_odds: F64 = next_keys(self._state, self._caps, self._likeness)
+        return np.where(log_odds > -np.inf, 1 / (1 + np.exp(-log_odds)), -np.inf)
 
     def take(self, index: int) -> None:
         """See `Places`."""

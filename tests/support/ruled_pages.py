@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ranker.rules.item_tests import Candidates, candidates_of
+from ranker.rules.item_tests import ItemRows, item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.rules.rulebook import Rulebook
 from stream.events.types import Item, RankRequest, Value
@@ -82,13 +82,13 @@ class RuledShop:
         names = found.with_pins(candidates, k, self.items)
         rows, _ = self.catalogue.lookup(names)
         names, rows = found.filtered(names, rows, [*scores] if given else [])
-        left = candidates_of(names, rows)
-        probabilities = np.array([scores.get(name, 0.01) for name in names], np.float32)
-        places = found.places(left, found.keys(left, probabilities), k)
+        left = item_rows(names, rows)
+        probabilities = np.array([scores.get(name, 0.01) for name in names])
+        places = found.places(left, probabilities, k)
         order = places.fill()
         found.count(places)
         return Page([names[i] for i in order], found.removed, found)
 
-    def candidates(self, names: Sequence[str]) -> Candidates:
+    def candidates(self, names: Sequence[str]) -> ItemRows:
         """Items as candidates."""
-        return candidates_of(names, self.catalogue.lookup(names)[0])
+        return item_rows(names, self.catalogue.lookup(names)[0])

@@ -196,7 +196,7 @@ others = st.sampled_from(
     ]
 )
 rule_lists = st.lists(st.one_of(caps, caps, pins, forbids, others), max_size=6)
-score_lists = st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=9, max_size=9)
+score_lists = st.lists(st.sampled_from([0.071, 0.137, 0.193, 0.269, 0.421]), min_size=9, max_size=9)
 Attributes = dict[str, dict[str, Any]]
 
 
@@ -258,7 +258,6 @@ def ordered(
     """The order of all items but those pinned elsewhere, and what caps kept off."""
     page = shop.page(dict(zip(NAMES, scores, strict=True)), k=k, rules=[r for r in rules if r["kind"] != "forbid"])
     candidates = shop.candidates(NAMES)
-    keys = page.rules.keys(candidates, np.array(scores, np.float32))
-    places = page.rules.places(candidates, keys, k)
-    order = places.fill() if at_once else choose(keys, k, places).order
+    places = page.rules.places(candidates, np.array(scores), k)
+    order = places.fill() if at_once else choose(np.array(scores), k, places).order
     return order, places.kept_off()
