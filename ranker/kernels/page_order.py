@@ -34,6 +34,7 @@ class Likeness(NamedTuple):
     begins: I64  # (n + 1,) where a candidate's ids begin
     ids: U64  # (m,)
     nearest: F64  # (n,) similarity to the most similar item shown so far
+    penalties: F64  # (n,) what it takes from the log-odds
 
 
 class PageState(NamedTuple):
@@ -131,9 +132,7 @@ def next_keys(state: PageState, caps: Caps, likeness: Likeness) -> Any:
         state.barred[i] = NOBODY
         if not state.free[i]:
             continue
-        state.lowered[i] = state.keys[i]
-        if likeness.strength[0] > 0:
-            state.lowered[i] += log1p(-likeness.strength[0] * likeness.nearest[i])
+        state.lowered[i] = state.keys[i] + likeness.penalties[i]
         state.barred[i] = cap_of(caps, i, full)
         if state.barred[i] == NOBODY:
             keys[i] = state.lowered[i]
@@ -175,8 +174,10 @@ def take(state: PageState, caps: Caps, likeness: Likeness, chosen: Any) -> None:
     state.filled[0] = position + 1
     if likeness.strength[0] > 0:
         for i in range(n):
-            if state.free[i]:
-                likeness.nearest[i] = max(likeness.nearest[i], similarity(likeness, i, chosen))
+            nearness = similarity(likeness, i, chosen) if state.free[i] else 0.0
+            if nearness > likeness.nearest[i]:
+                likeness.nearest[i] = nearness
+                likeness.penalties[i] = log1p(-likeness.strength[0] * nearness)
 
 
 @kernel

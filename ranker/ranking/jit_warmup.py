@@ -65,12 +65,8 @@ def _rank(version: Version, scorer: Scorer) -> None:
     ranked = rank_with(version, words, 1, 2, scorer)
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
-    _order(
-        Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, []),
-        [*items],
-        rows,
-        scores.astype(np.float64),
-    )
+    rules = Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, [])
+    _order(rules, [*items], rows, scores.astype(np.float64))
 
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:

@@ -137,9 +137,9 @@ class PageRules:
 
     def places(self, candidates: ItemRows, scores: F64, k: int) -> "RulePlaces":
         """The page's positions, for candidates with these probabilities [n]."""
-        n = len(scores)
+        n, pins = len(scores), self._pinned(candidates.names, k)
         state = PageState(
-            self._log_odds(candidates, scores), np.ones(n, bool), self._pinned(candidates.names, k), np.zeros(1, np.int64), np.zeros(n),
+            self._log_odds(candidates, scores), np.ones(n, bool), pins, np.zeros(1, np.int64), np.zeros(n),
             np.full(n, NOBODY), np.full(n, NOBODY),
         )  # fmt: skip
         return RulePlaces(state, self._cap_state(candidates, k), self._likeness(candidates))
@@ -169,8 +169,8 @@ class PageRules:
     def _likeness(self, candidates: ItemRows) -> Likeness:
         by = self._diversity.by if self._diversity else []
         begins, ids = self._ids(candidates, by)
-        strength = self._diversity.strength if self._diversity else 0.0
-        return Likeness(np.array([strength]), begins[:: max(1, len(by))].copy(), ids, np.zeros(len(candidates.rows)))
+        strength, n = self._diversity.strength if self._diversity else 0.0, len(candidates.rows)
+        return Likeness(np.array([strength]), begins[:: max(1, len(by))].copy(), ids, np.zeros(n), np.zeros(n))
 
     def _ids(self, candidates: ItemRows, columns: Sequence[str]) -> tuple[I64, U64]:
         """See `gather`."""
