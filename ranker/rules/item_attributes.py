@@ -19,9 +19,9 @@ _NUMBER: Final = re.compile(r"\s*([-+]?\d+(\.\d+)?)")
 
 
 def ids_of(column: str, value: Value | None) -> list[int]:
-    """Ids of an attribute's texts, of an item or as something that items are compared with."""
+    """Ids of an attribute's distinct texts, of an item or as something that items are compared with."""
     seed = seed_of(column)
-    return [cached_id_of(seed, text) for text in texts_of(value)[:VALUES_MAX]]
+    return [cached_id_of(seed, text) for text in dict.fromkeys(texts_of(value)[:VALUES_MAX])]
 
 
 def number_of(value: Value | None) -> float:
