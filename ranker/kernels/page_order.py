@@ -54,10 +54,8 @@ def is_full(caps: Caps, value: Any, position: Any) -> bool:
     """Whether one more item with this value at this position would be over its cap."""
     cap = caps.caps[value]
     count, within = caps.counts[cap], caps.within[cap]
-    if caps.totals[value] < count:
-        return False
     if within == 0:
-        return True
+        return bool(caps.totals[value] >= count)
     used = caps.used[value]
     first = max(0, position - within + 1)
     seen = 0
@@ -85,9 +83,11 @@ def cap_of(caps: Caps, candidate: Any, full: Any) -> Any:
 @kernel
 def full_values(caps: Caps, position: Any) -> Any:
     """`is_full` of each value."""
-    full = np.empty(len(caps.caps), np.bool_)
+    of, counts, totals = caps.caps, caps.counts, caps.totals
+    full = np.zeros(len(of), np.bool_)
     for value in range(len(full)):
-        full[value] = is_full(caps, value, position)
+        if totals[value] >= counts[of[value]]:
+            full[value] = is_full(caps, value, position)
     return full
 
 
@@ -127,15 +127,21 @@ def next_keys(state: PageState, caps: Caps, likeness: Likeness) -> Any:
         state.barred[:] = NOBODY
         keys[pinned] = state.keys[pinned]
         return keys
+    free, lowered, barred = state.free, state.lowered, state.barred  # calls and tuples cost more than the loops
+    given, penalties = state.keys, likeness.penalties
+    begins, values, of, n_caps = caps.begins, caps.values, caps.caps, len(caps.counts)
     full, is_empty = full_values(caps, position), True
     for i in range(n):
-        state.barred[i] = NOBODY
-        if not state.free[i]:
+        barred[i] = NOBODY
+        if not free[i]:
             continue
-        state.lowered[i] = state.keys[i] + likeness.penalties[i]
-        state.barred[i] = cap_of(caps, i, full)
-        if state.barred[i] == NOBODY:
-            keys[i] = state.lowered[i]
+        lowered[i] = given[i] + penalties[i]
+        for at in range(begins[i * n_caps], begins[(i + 1) * n_caps]):
+            if full[values[at]]:
+                barred[i] = of[values[at]]
+                break
+        if barred[i] == NOBODY:
+            keys[i] = lowered[i]
             is_empty = is_empty and keys[i] == -np.inf
     if is_empty:
         moved = move_up(state, caps, position)
@@ -164,33 +170,34 @@ def move_up(state: PageState, caps: Caps, position: Any) -> Any:
 def take(state: PageState, caps: Caps, likeness: Likeness, chosen: Any) -> None:
     """The next position shows this candidate."""
     n, position = len(state.keys), state.filled[0]
+    free, barred, lowered, cut = state.free, state.barred, state.lowered, state.cut
     if state.pins[position] != chosen:
         for i in range(n):
-            is_passed_over = state.free[i] and state.barred[i] != NOBODY and state.lowered[i] > state.lowered[chosen]
-            if is_passed_over and state.cut[i] == NOBODY:
-                state.cut[i] = state.barred[i]
-        state.free[chosen] = False
+            if free[i] and barred[i] != NOBODY and lowered[i] > lowered[chosen] and cut[i] == NOBODY:
+                cut[i] = barred[i]
+        free[chosen] = False
         mark(caps, chosen, position, 1)
     state.filled[0] = position + 1
     if likeness.strength[0] > 0:
-        for i in range(n):
-            nearness = similarity(likeness, i, chosen) if state.free[i] else 0.0
-            if nearness > likeness.nearest[i]:
-                likeness.nearest[i] = nearness
-                likeness.penalties[i] = log1p(-likeness.strength[0] * nearness)
+        compare(likeness, chosen)
 
 
 @kernel
-def similarity(likeness: Likeness, one: Any, other: Any) -> float:
-    """Ids that both have over all that they have; 0 where neither has any."""
-    shared, begins, ids = 0, likeness.begins, likeness.ids
-    for i in range(begins[one], begins[one + 1]):
-        for j in range(begins[other], begins[other + 1]):
-            if ids[i] == ids[j]:
-                shared += 1
-                break
-    union = begins[one + 1] - begins[one] + begins[other + 1] - begins[other] - shared
-    return shared / union if union else 0.0
+def compare(likeness: Likeness, chosen: Any) -> None:
+    """All candidates with the one shown now. Similarity: ids that both have over all that they have."""
+    begins, ids, nearest, penalties = likeness.begins, likeness.ids, likeness.nearest, likeness.penalties
+    strength = likeness.strength[0]
+    for other in range(len(nearest)):
+        shared = 0
+        for i in range(begins[other], begins[other + 1]):
+            for j in range(begins[chosen], begins[chosen + 1]):
+                if ids[i] == ids[j]:
+                    shared += 1
+                    break
+        all_ids = begins[other + 1] - begins[other] + begins[chosen + 1] - begins[chosen] - shared
+        if shared > nearest[other] * all_ids:
+            nearest[other] = shared / all_ids
+            penalties[other] = log1p(-strength * nearest[other])
 
 
 @kernel

@@ -29,7 +29,8 @@ def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
     """One reply: rank, item, title, probability; below, the version that ranked it."""
     by = f"version {reply.version}, {reply.staleness_ms} ms stale" if reply.version else "no version yet"
     notes = [NOTES.get(note, note) for note in reply.notes]
-    caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *notes])
+    removed = [f"removed by {name}: {count}" for name, count in reply.removed.items()]
+    caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *removed, *notes])
     table = Table("", "item", "title", "p", title=f"for user {reply.user}", caption=caption, title_justify="left",
                   caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
     for rank, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
