@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 
 from ranker.ranking.rank import rank_with
-from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import choose
+from ranker.retrieval.item_counts import installs_of
 from ranker.rules.item_tests import item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.rules.rulebook import Rulebook
@@ -70,8 +70,8 @@ def _rank(version: Version, scorer: Scorer) -> None:
 
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:
-    names, rows = rules.filtered(names, rows, names)
     candidates = item_rows(names, rows)
+    assert rules.kept(candidates, names).all(), "all have the tag"
     assert len(choose(scores, 2, rules.places(candidates, scores, 2)).order) == 2, "position by position"
     places = rules.places(candidates, scores, 2)
     assert len(places.fill()) == 2, "at once"

@@ -22,10 +22,9 @@ from ranker.kernels.page_order import (
 )
 from ranker.kernels.rule_matching import gather, number_ids
 from ranker.rules.item_attributes import ItemAttributes
-from ranker.rules.item_tests import ItemRows, ItemTest, item_rows
+from ranker.rules.item_tests import ItemRows, ItemTest
 from ranker.rules.request_values import RequestValues
-from stream.runtime.errors import BadEvent
-from stream.spec.rules import AnyRule, Boost, Cap, Diversity, Installed, Pin, Require
+from stream.spec.rules import AnyRule, Boost, Cap, Diversity, Forbid, Installed, Pin, Require
 from stream.tables.dtypes import F64, I64, U64, Bools
 
 INSTALLED: Final = "installed"  # the name of the rule that a spec needn't have
@@ -43,15 +42,17 @@ class NamedRule:
 
 
 class PageRules:
-    """Rules for one page; `removed` counts, by rule, candidates that it took away.
+    """Rules for one page; `removed` counts, by rule, candidates that it took away. `is_cut`: others than what retrieval
+    leaves out.
 
-    `owned`: what the user has installed. Call, in this order: `with_pins`, `filtered`, `places`, `count`.
+    `owned`: what the user has installed. Call, in this order: `pinned`, `kept`, `places`, `count`.
     """
 
     def __init__(
         self, rules: Sequence[NamedRule], values: RequestValues, owned: Collection[str], attributes: ItemAttributes
     ) -> None:
         self.removed: dict[str, int] = {}
+        self.is_cut = False
         self._values, self._attributes = values, attributes
         self._applied = [one for one in rules if all(values.has_any(*where) for where in one.where.items())]
         self._installed_of, self._installed_name = "retrieved", INSTALLED
@@ -63,6 +64,7 @@ class PageRules:
                 self._pins.append((one.rule.position, one.rule.item))
         self._owned = frozenset() if self._installed_of == "none" else frozenset(owned)
         self._caps = [(one.name, one.rule) for one in self._applied if isinstance(one.rule, Cap)]
+        self._filters = [one for one in self._applied if isinstance(one.rule, Require | Forbid)]
         self._boosts = [(one, one.rule) for one in self._applied if isinstance(one.rule, Boost)]
         self._diversity = next((one.rule for one in reversed(self._applied) if isinstance(one.rule, Diversity)), None)
 
@@ -72,51 +74,36 @@ class PageRules:
         return self._owned
 
     @property
-    def _filters(self) -> bool:
-        tests = any(one.test is not None and not isinstance(one.rule, Boost) for one in self._applied)
-        return tests or bool(self._owned and (self._installed_of == "all" or self._pins))
+    def filters(self) -> bool:
+        """Whether `kept` may be false for some."""
+        return bool(self._filters or (self._owned and (self._installed_of == "all" or self._pins)))
 
     @property
     def orders(self) -> bool:
         """Whether the page isn't just the best scores."""
         return bool(self._caps or self._boosts or self._pins or self._diversity)
 
-    def with_pins(self, names: list[str], k: int, known: Collection[str]) -> list[str]:
-        """The candidates, and before them those pinned items that are `known` but aren't candidates.
+    def pinned(self, k: int, known: Collection[str]) -> list[str]:
+        """Distinct items that are pinned at the first k positions, of those that are known."""
+        return [*dict.fromkeys(item for position, item in self._pins if position <= k and item in known)]
 
-        They come first so that they are scored, whatever the deadline.
+    def count_left_out(self, names: Collection[str]) -> None:
+        """Add to `removed` which of these, which retrieval had and left out, the user has installed."""
+        if count := len(self._owned.intersection(names)):
+            self.removed[self._installed_name] = self.removed.get(self._installed_name, 0) + count
+
+    def kept(self, candidates: ItemRows, given: Collection[str]) -> Bools:
+        """Which candidates filters leave, bool [n]; one counts for the first rule that removes it.
+
+        `given`: the request's own candidates, from which only `of = "all"` takes what is installed.
         """
-        if not self._pins:
-            return names
-        there = set(names)
-        pinned = [item for position, item in self._pins if position <= k and item not in there and item in known]
-        return [*dict.fromkeys(pinned), *names]
-
-    def filtered(self, names: list[str], rows: I64, given: Collection[str]) -> tuple[list[str], I64]:
-        """The candidates that filters leave, by name and row; one counts for the first rule that removes it.
-
-        `rows`: of `Catalogue.lookup`. `given`: the request's own candidates, from which only `of = "all"` takes what is
-        installed. Raises BadEvent when none is left.
-        """
-        if not self._filters:
-            return names, rows
-        kept = self._kept(item_rows(names, rows), given)
-        if not kept.any():
-            counts = ", ".join(f"{name} {count}" for name, count in self.removed.items())
-            raise BadEvent(
-                f"nothing to rank: rules removed all {len(names)} candidates ({counts}); name other candidates or rules"
-            )
-        return [names[i] for i in np.flatnonzero(kept).tolist()], rows[kept]
-
-    def _kept(self, candidates: ItemRows, given: Collection[str]) -> Bools:
         kept = np.ones(len(candidates.names), bool)
         if self._owned and (self._installed_of == "all" or self._pins):
             spared = given if self._installed_of == "retrieved" else ()
             is_owned = [name in self._owned and name not in spared for name in candidates.names]
             self._remove(self._installed_name, kept, np.array(is_owned, bool))
-        for one in self._applied:
-            if one.test is None or isinstance(one.rule, Boost):
-                continue
+        for one in self._filters:
+            assert one.test is not None, "filters are about items"
             matches = one.test.matches(candidates, self._values, self._attributes)
             self._remove(one.name, kept, ~matches if isinstance(one.rule, Require) else matches)
         return kept
@@ -124,6 +111,7 @@ class PageRules:
     def _remove(self, name: str, kept: Bools, removed: Bools) -> None:
         if count := int(np.count_nonzero(kept & removed)):
             self.removed[name] = self.removed.get(name, 0) + count
+            self.is_cut = True
             kept &= ~removed
 
     def _log_odds(self, candidates: ItemRows, scores: F64) -> F64:
@@ -149,6 +137,7 @@ class PageRules:
         for (name, _), count in zip(self._caps, places.kept_off(), strict=True):
             if count:
                 self.removed[name] = self.removed.get(name, 0) + count
+                self.is_cut = True
 
     def _pinned(self, names: Sequence[str], k: int) -> I64:
         """Who is pinned at each of k positions; a position that is taken pushes a later pin down."""

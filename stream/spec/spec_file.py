@@ -12,6 +12,8 @@ import msgspec
 from stream.runtime.errors import SpecError
 from stream.spec.columns import Column, Cross, PageTime, Statistic
 from stream.spec.parts import Deep, Gate, Label, OrganicTo, Policy, Publish, WarmStart, Wide
+from stream.spec.retrieval import Retrieval
+from stream.spec.retrieval_rules import check_retrieval
 from stream.spec.rule_checks import type_error
 from stream.spec.rules import AnyRule
 from stream.spec.spec import Spec
@@ -80,6 +82,7 @@ def _check(spec: Spec, text: str, source: str) -> None:
         raise SpecError(f"{source}{_line_of(path, text)}: {why}")
 
     check_rules(spec, reject)
+    check_retrieval(spec, reject)
 
 
 def _line_of(path: Sequence[str], text: str) -> str:
@@ -126,6 +129,7 @@ _TABLES: Final = {
     "page": PageTime,
     "warm_start": WarmStart,
     "gate": Gate,
+    "retrieval": Retrieval,
     "statistics": Statistic,
     "user": Column,
     "item": Column,

@@ -1,11 +1,13 @@
 """Pages under rules, without a model: items with attributes, and the scores that a model would give them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ranker.ranking.page_candidates import under_rules
+from ranker.retrieval.candidates import Candidates
 from ranker.rules.item_tests import ItemRows, item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.rules.rulebook import Rulebook
@@ -53,10 +55,10 @@ class Page:
 
 
 class RuledShop:
-    """Pages of a spec's `rules` (TOML), over items by name."""
+    """Pages of a spec's `rules` (TOML), over items by name; `count` of them are retrieved."""
 
-    def __init__(self, rules: str = "", items: Mapping[str, Mapping[str, Value]] = ITEMS) -> None:
-        spec = parse_spec(SPEC + rules)
+    def __init__(self, rules: str = "", items: Mapping[str, Mapping[str, Value]] = ITEMS, count: int = 100) -> None:
+        spec, self.count = parse_spec(SPEC + rules), count
         self.items = {name: Item(name, dict(attributes)) for name, attributes in items.items()}
         self.catalogue = Catalogue(Layout(spec))
         for item in self.items.values():
@@ -77,17 +79,22 @@ class RuledShop:
         """The page of candidates with these scores; by default all items, in their order. `given`: by the request."""
         scores = scores or {name: 0.5 - 0.01 * n for n, name in enumerate(self.items)}
         request = RankRequest("r", "u1", k, context=dict(context), rules=list(rules))
-        found = self.rulebook.page(request, attributes, owned)
-        candidates = [*scores] if given else [name for name in scores if name not in found.left_out]
-        names = found.with_pins(candidates, k, self.items)
-        rows, _ = self.catalogue.lookup(names)
-        names, rows = found.filtered(names, rows, [*scores] if given else [])
-        left = item_rows(names, rows)
-        probabilities = np.array([scores.get(name, 0.01) for name in names])
-        places = found.places(left, probabilities, k)
+        ruled = self.rulebook.page(request, attributes, owned)
+        found = under_rules(
+            Candidates([*scores] if given else []), lambda excluded: self.retrieved(scores, excluded), ruled,
+            self.catalogue, ruled.pinned(k, self.items),
+        )  # fmt: skip
+        probabilities = np.array([scores.get(name, 0.01) for name in found.names])
+        places = ruled.places(self.candidates(found.names), probabilities, k)
         order = places.fill()
-        found.count(places)
-        return Page([names[i] for i in order], found.removed, found)
+        ruled.count(places)
+        return Page([found.names[i] for i in order], ruled.removed, ruled)
+
+    def retrieved(self, names: Iterable[str], excluded: Collection[str]) -> Candidates:
+        """The first `count` of these items that aren't excluded."""
+        names = [*names]
+        first = [name for name in names if name not in excluded][: self.count]
+        return Candidates(first, ["popular"] * len(first), [*range(1, len(first) + 1)], {*names} & {*excluded})
 
     def candidates(self, names: Sequence[str]) -> ItemRows:
         """Items as candidates."""

@@ -20,6 +20,7 @@ def test_what_the_user_has_is_left_out_unless_a_rule_says_otherwise() -> None:
     """`installed`: by default of what is retrieved; of = "all": of the request's candidates, too; "none": never."""
     plain, every = RuledShop(), RuledShop('owned = { kind = "installed", of = "all" }')
     assert plain.page(owned=["chess"]).items == ALL[1:]
+    assert plain.page(owned=["chess"]).removed == {"installed": 1}
     assert plain.page(owned=["chess"], given=True).items == ALL
     assert every.page(owned=["chess"], given=True).items == ALL[1:]
     assert every.page(owned=["chess"], given=True).removed == {"owned": 1}
@@ -63,11 +64,19 @@ def test_comparisons_with_the_request() -> None:
     """An attribute can be compared with a column of user or context; `default` stands in where the request lacks it."""
     shop = RuledShop(AGE)
     assert shop.page(attributes={"age": 12.0}).items == ["chess", "rummy", "atlas"]
-    with pytest.raises(BadEvent, match=r"removed all 6 candidates \(fits_age 6\)"):
+    with pytest.raises(BadEvent, match=r"removed all candidates \(fits_age 6\)"):
         shop.page()
     assert RuledShop(AGE.replace(" }", ", default = 4 }")).page().items == ["chess", "atlas"]
     country = RuledShop('sold = { kind = "require", of = "item.countries", equals = "user.country" }')
     assert country.page(attributes={"country": "fi"}).items == ["chess", "poker"]
+
+
+def test_what_filters_remove_is_retrieved_again() -> None:
+    """Of retrieved candidates: the next ones take the place of those that are removed."""
+    page = RuledShop('no = { kind = "forbid", of = "item.category", values = ["games"] }', count=2).page(
+        owned=["blank"]
+    )
+    assert (page.items, page.removed) == (["atlas", "diary"], {"no": 3, "installed": 1})
 
 
 def test_a_rule_can_be_for_some_requests_only() -> None:
