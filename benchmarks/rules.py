@@ -77,7 +77,8 @@ def _ranker(world: World, spec: Spec) -> Ranker:
     publisher.base()
     publisher.publish()
     watcher = VersionWatcher(store, spec.name, cache, lambda: NOW_MS)
-    assert watcher.step(), watcher.rejection
+    is_live = watcher.step()
+    assert is_live, watcher.rejection
     return Ranker(cache, watcher, Scorer(1), lambda: NOW_MS)
 
 

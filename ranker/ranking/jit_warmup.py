@@ -71,10 +71,12 @@ def _rank(version: Version, scorer: Scorer) -> None:
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:
     candidates = item_rows(names, rows)
-    assert rules.kept(candidates, names).all(), "all have the tag"
-    assert len(choose(scores, 2, rules.places(candidates, scores, 2)).order) == 2, "position by position"
+    kept = rules.kept(candidates, names)
+    chosen = choose(scores, 2, rules.places(candidates, scores, 2)).order
     places = rules.places(candidates, scores, 2)
-    assert len(places.fill()) == 2, "at once"
+    filled = places.fill()
+    assert kept.all(), "the filter reads another attribute"
+    assert chosen == filled, "position by position is something else than at once"
     rules.count(places)
 
 
