@@ -72,13 +72,13 @@ def _move_cell(before: int | None, now: int) -> str:
 
 def status_table(found: Sequence[ServerStatus]) -> Table:
     """Servers and services, one a row."""
-    table = Table("", "what", "address", "pid", "says", title="thalweg status", title_justify="left")
+    table = Table("", "what", "address", "pid", "behind", "says", title="thalweg status", title_justify="left")
     colours = {"up": "green", "starting": "yellow"}
     for one in found:
         state = f"[{colours.get(one.state, 'red')}]{one.state}[/]"
-        table.add_row(state, one.name, one.address, str(one.pid), one.message)
+        table.add_row(state, one.name, one.address, str(one.pid), "\n".join(map(str, one.lags)), one.message)
     if not found:
-        table.add_row("", "nothing runs here: `thalweg up`, then `thalweg run ...`; or `thalweg demo`", "", "", "")
+        table.add_row("", "nothing runs here: `thalweg up`, then `thalweg run ...`; or `thalweg demo`", "", "", "", "")
     return table
 
 
