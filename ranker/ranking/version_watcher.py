@@ -132,6 +132,8 @@ class VersionWatcher:
                 self.checked.set()
                 self._store.wait(POLL_S)
             except SnapshotError as error:
+                if stop.is_set():  # the builder ends with the ranker
+                    return
                 if not failures:
                     log.warning("%s; the live version stays", error)
                 self.checked.set()

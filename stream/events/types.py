@@ -90,7 +90,7 @@ class ReplyTo(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
-    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
+    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: the model's now.
 
     With `history` (newest last) and `attributes` of the user, the ranker needs no look-ups.
     `deadline_ms` is how old an answer may be: it counts from the log's append time, or from arrival over HTTP;
