@@ -71,7 +71,7 @@ REPLY: Final = {
     "live_since_ms": "when this ranker took the version into use",
     "scored": "how many candidates were scored",
     "rank_us": "how long ranking took",
-    "notes": "what was left out: `deadline`, `no_history`, `no_model`, `no_user`, `features_cut`",
+    "notes": "what was left out: `deadline`, `no_history`, `no_model`, `no_user`, `features_cut`, `rules_cut`",
     "features": "of `items` in this order, opaque: send them back in the page's impression",
     "error": "why there is no list; empty: there is one",
     "time_ms": "event time by which it was ranked",

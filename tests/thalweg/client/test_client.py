@@ -101,6 +101,7 @@ def test_rank(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     found = ask(
         "rank", address(ranker), "ann", k=2, candidates=("x", "y", "z"), context={"hour": 8.0}, request_id="r1",
         history=["a"], attributes={"age": 34.0, "likes": ["tea"]}, time_ms=5, deadline_ms=PATIENCE_MS, model="m",
+        rules=["varied", {"kind": "forbid", "items": ["z"]}],
     )  # fmt: skip
     assert isinstance(found, Ranked)
     assert (found.request_id, found.user, found.items, found.scores) == ("r1", "ann", ["x", "y"], [0.5, 0.5])
@@ -108,7 +109,7 @@ def test_rank(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     [asked] = ranker.answerer.asked
     assert (asked.user, asked.k, asked.candidates, asked.context) == ("ann", 2, ["x", "y", "z"], {"hour": 8.0})
     assert (asked.history, asked.attributes, asked.time_ms) == (["a"], {"age": 34.0, "likes": ["tea"]}, 5)
-    assert asked.model == "m"
+    assert (asked.model, asked.rules) == ("m", ["varied", {"kind": "forbid", "items": ["z"]}])
     assert 0 < asked.deadline_ms <= PATIENCE_MS
 
 
