@@ -15,6 +15,7 @@ from ranker.explain.deep_part import DeepPart
 from ranker.explain.item_terms import ItemTerms, explain_items
 from ranker.ranking.rank import Ranker
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
+from ranker.rules.item_tests import item_rows
 from ranker.versions.model import Version, sigmoid
 from stream.events.named_explanations import Explanation, ItemExplanation
 from stream.events.types import ITEMS_MAX, Item, RankReply, RankRequest, User
@@ -61,6 +62,10 @@ class Explainer:
             found = self._on_page(served.version, reply, [reply.items.index(item)], names, TERMS_MAX)
         else:
             found = [self._off_page(served, request, profile, reply, item, names)]
+        explained = [one.item for one in found]
+        candidates = item_rows(explained, served.catalogue.lookup(explained)[0])
+        boosts = served.rulebook.page(request, attributes, history).boosts(candidates)
+        found = [msgspec.structs.replace(one, boosts=some) for one, some in zip(found, boosts, strict=True)]
         manifest, now_ms = served.version.manifest, self._now_ms()
         return Explanation(
             request.user, model, reply.time_ms, manifest.version, max(0, now_ms - manifest.created_ms),

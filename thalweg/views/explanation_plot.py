@@ -4,15 +4,21 @@ from pathlib import Path
 from typing import Final
 
 from stream.events.named_explanations import Explanation
-from thalweg.views.explanation_tables import BIAS, DEEP, REST, WIDE, Term, terms_of, title_of
+from thalweg.views.explanation_tables import BIAS, DEEP, REST, RULE, WIDE, Term, terms_of, title_of
 from thalweg.views.figure_file import save_figure
 
 TERMS_MAX: Final = 24
 LABEL_MAX: Final = 60  # characters
-COLOURS: Final = {WIDE: "#0072b2", DEEP: "#cc79a7", BIAS: "#555555", REST: "#56b4e9"}  # safe for colour-blind
+COLOURS: Final = {
+    WIDE: "#0072b2",
+    DEEP: "#cc79a7",
+    BIAS: "#555555",
+    REST: "#56b4e9",
+    RULE: "#e69f00",
+}  # safe for colour-blind
 LEGENDS: Final = {
     BIAS: "bias", WIDE: "wide: a weight that fired", REST: "wide: all other weights",
-    DEEP: "deep: a column, over its usual value",
+    DEEP: "deep: a column, over its usual value", RULE: "a rule that boosts or buries",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from rich.text import Text
 from stream.events.named_explanations import Explanation, ItemExplanation
 from thalweg.views.tables import NOTES, format_time
 
-WIDE, DEEP, BIAS, REST = "wide", "deep", "bias", "more"
-COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black"}
+WIDE, DEEP, BIAS, REST, RULE = "wide", "deep", "bias", "more", "rule"
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow"}
 BAR_WIDTH: Final = 40
 STRONGEST: Final = 3  # terms of an item of a page
 
@@ -26,7 +26,7 @@ class Term(NamedTuple):
 
 
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
-    """The bias, the weights that fired, those that aren't listed as one, and the columns of the deep part."""
+    """The bias, the weights that fired, those that aren't listed as one, the columns of the deep part, and boosts."""
     yield Term(BIAS, "bias", one.bias)
     itself = f"item.id={one.item} {one.title}".strip()
     for weight in one.wide_terms:
@@ -36,6 +36,8 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
         yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
         yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
+    for rule, boost in one.boosts.items():
+        yield Term(RULE, f"{rule}: the order is by the logit and this", boost)
 
 
 def page_table(found: Explanation) -> Table:
@@ -45,7 +47,7 @@ def page_table(found: Explanation) -> Table:
                   caption_justify="left")  # fmt: skip
     for one in found.items:
         parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
-        terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP)]
+        terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP, RULE)]
         strongest = sorted(terms, key=lambda term: -abs(term.value))[:STRONGEST]
         named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
         table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, source_of(one), named)

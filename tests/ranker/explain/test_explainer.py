@@ -109,6 +109,22 @@ def test_an_item_that_is_no_candidate_has_rank_0() -> None:
     check_sums(one)
 
 
+def test_rules_that_boost_or_keep_off_are_named() -> None:
+    """A boost by what it adds to the log odds, a rule that takes an item away, a pin as its source."""
+    whole, request = Whole(), RankRequest("r", "u1", 5, 1_500_000)
+
+    def explain(item: str, *rules: dict[str, object]) -> ItemExplanation:
+        return whole.explainer.explain(msgspec.structs.replace(request, rules=[*rules]), PROFILE, "m", item).items[0]
+
+    last = whole.explain(k=27).items[-1].item
+    plain, boosted = explain(last), explain(last, {"kind": "boost", "items": [last], "factor": 1000.0})
+    assert (plain.boosts, plain.on_page) == ({}, False)
+    assert (boosted.boosts, boosted.rank) == ({"rules[0]": pytest.approx(np.log(1000.0))}, 1)
+    check_sums(boosted)
+    assert explain(last, {"kind": "forbid", "items": [last]}).removed_by == ["rules[0]"]
+    assert explain(last, {"kind": "pin", "item": last, "position": 1}).source == "pinned"
+
+
 class Ruled(Ranker):
     """A ranker with a rule that takes i7 away."""
 

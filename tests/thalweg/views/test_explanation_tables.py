@@ -56,4 +56,9 @@ def test_an_item_off_the_page_says_so() -> None:
     none = msgspec.structs.replace(behind, rank=0)
     assert "nothing retrieves it" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
     ruled = msgspec.structs.replace(none, removed_by=["children"])
+    buried = msgspec.structs.replace(ONE, boosts={"bury_ads": -1.5})
+    (line,) = [
+        one for one in printed(item_table(msgspec.structs.replace(FOUND, items=[buried]))).splitlines() if "bury" in one
+    ]
+    assert "-1.500" in line
     assert "by the rule children" in printed(item_table(msgspec.structs.replace(FOUND, items=[ruled])))
