@@ -33,6 +33,8 @@ def write_png(path: Path, found: Explanation) -> None:
     figure, axes = plt.subplots(figsize=(11, 1.6 + 0.3 * len(terms)), layout="constrained")
     for part, legend in LEGENDS.items():
         bars = {at: term.value for at, term in enumerate(terms) if term.part == part}
+        if not bars:
+            continue
         drawn = axes.barh([*bars], [*bars.values()], color=COLOURS[part], label=legend)
         axes.bar_label(drawn, fmt="{:+.2f}", padding=3, fontsize=8)
     axes.set_yticks(range(len(terms)), [_label(term) for term in terms], fontsize=9)
