@@ -4,7 +4,7 @@ For each target: an environment of the extras that the Dockerfile names, a copy 
 the entry point, with kernels linked from a read-only folder. Rooms start on a real Kafka and a real Redis until they
 are ready; one that compiles a kernel at its start, or doesn't end as it should, is an error. Prints sizes and starts.
 
-Kernels are those of the clone, compiled for this processor; with `--compile` each target compiles its own, and bytecode,
+Kernels are those of the clone, of this processor; with `--compile` each target compiles its own, and bytecode,
 as the Dockerfile does, which takes minutes: only then starts take the time that they take in an image.
 """
 
