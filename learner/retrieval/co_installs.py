@@ -1,0 +1,67 @@
+"""Neighbours of items: which items are installed by the same users, soon after one another.
+
+An install adds to the pairs of its item with the user's last ones, in both items' lists: the k-th last one's pair
+(from 0) gains NEAR^k / √(the neighbour's installs), roughly, so that popular items aren't everybody's neighbours. A full
+list replaces its lightest neighbour. Weights fade by event time.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+
+from learner.retrieval.item_rows import ItemRows, count_pairs, row_at, touch
+from stream.tables.dtypes import F32, U64
+from stream.tables.hash_kernels import find
+from stream.tables.jit import kernel
+
+NEAR: Final = 0.9
+POPULARITY_POWER: Final = 0.4
+PRIOR: Final = 5.0  # installs
+
+
+@kernel
+def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float, sign: float) -> None:
+    """Add an install's pairs, or take them away (`sign` −1). `items`: the user's, newest first; the one in `slot` is, or
+    would be, at `place`; before an install that is −1.
+    """
+    slots, installs = rows.slots, rows.slots.view(np.float64)
+    row, item = touch(rows, slot, time_ms), slots[slot, 0]
+    if sign > 0.0:
+        installs[slot, 2] += 1.0
+    own = (installs[slot, 2] + PRIOR) ** -POPULARITY_POWER
+    for i in range(items.shape[0]):
+        other = find(slots, items[i]) if items[i] != item else np.int64(-1)
+        if other < 0 or row_at(slots, other) == 0:
+            continue
+        weight = sign * NEAR ** (abs(i - place) - 1)
+        _add(rows, touch(rows, other, time_ms), item, np.float32(weight * own))
+        _add(rows, row, items[i], np.float32(weight * (installs[other, 2] + PRIOR) ** -POPULARITY_POWER))
+        count_pairs(rows, other, 1.0)
+    if sign < 0.0:
+        installs[slot, 2] = max(0.0, installs[slot, 2] - 1.0)
+    count_pairs(rows, slot, 1.0 + items.shape[0])
+
+
+@kernel
+def _add(rows: ItemRows, row: int, neighbour: np.uint64, weight: np.float32) -> None:
+    """Add to the weight of a neighbour, which stays above 0. A new one replaces the lightest when the list is full."""
+    ids, weights = neighbours_of(rows, row)
+    lightest = 0
+    for k in range(ids.shape[0]):
+        if ids[k] == neighbour:
+            weights[k] = max(np.float32(0.0), weights[k] + weight)
+            return
+        if ids[k] == np.uint64(0):
+            lightest = k
+            break
+        if weights[k] < weights[lightest]:
+            lightest = k
+    if weight > 0.0 and ids.shape[0]:
+        ids[lightest], weights[lightest] = neighbour, weight
+
+
+@kernel
+def neighbours_of(rows: ItemRows, row: int) -> tuple[U64, F32]:
+    """A row's list: ids uint64 [K], 0: none; weights float32 [K]. Views."""
+    values, columns = rows.values[row], rows.columns
+    return values[: columns.weights].view(np.uint64), values[columns.weights : columns.inputs]
