@@ -1,8 +1,8 @@
-"""Neighbours of items: which items are installed by the same users, soon after one another.
+"""Lists of items that are installed together: by the same users, soon after one another.
 
 An install adds to the pairs of its item with the user's last ones, in both items' lists: the k-th last one's pair
-(from 0) gains NEAR^k / √(the neighbour's installs), roughly, so that popular items aren't everybody's neighbours. A full
-list replaces its lightest neighbour. Weights fade by event time.
+(from 0) gains NEAR^k over the listed item's installs, to a power below 1, so that popular items aren't in every list. A
+full list replaces its lightest item. Weights fade by event time.
 """
 
 from typing import Any, Final
@@ -43,12 +43,12 @@ def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float
 
 
 @kernel
-def _add(rows: ItemRows, row: int, neighbour: np.uint64, weight: np.float32) -> None:
-    """Add to the weight of a neighbour, which stays above 0. A new one replaces the lightest when the list is full."""
-    ids, weights = neighbours_of(rows, row)
+def _add(rows: ItemRows, row: int, listed: np.uint64, weight: np.float32) -> None:
+    """Add to the weight of a listed item, which stays above 0. A new one replaces the lightest when the list is full."""
+    ids, weights = list_of(rows, row)
     lightest = 0
     for k in range(ids.shape[0]):
-        if ids[k] == neighbour:
+        if ids[k] == listed:
             weights[k] = max(np.float32(0.0), weights[k] + weight)
             return
         if ids[k] == np.uint64(0):
@@ -57,11 +57,11 @@ def _add(rows: ItemRows, row: int, neighbour: np.uint64, weight: np.float32) -> 
         if weights[k] < weights[lightest]:
             lightest = k
     if weight > 0.0 and ids.shape[0]:
-        ids[lightest], weights[lightest] = neighbour, weight
+        ids[lightest], weights[lightest] = listed, weight
 
 
 @kernel
-def neighbours_of(rows: ItemRows, row: int) -> tuple[U64, F32]:
+def list_of(rows: ItemRows, row: int) -> tuple[U64, F32]:
     """A row's list: ids uint64 [K], 0: none; weights float32 [K]. Views."""
     values, columns = rows.values[row], rows.columns
     return values[: columns.weights].view(np.uint64), values[columns.weights : columns.inputs]

@@ -6,7 +6,6 @@ out of a memory that has it; vectors stay.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,6 +30,8 @@ from stream.features.encoder import Batch
 from stream.features.item_similarity import HEAD, Outcomes, examples_of, memory_rules
 from stream.features.page_features import Layout, id_of
 from stream.snapshots.payload import Array
+from stream.spec.retrieval import Retrieval
+from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, F64, I64, U64
 from stream.tables.eviction import Evictor
 from stream.tables.hash_kernels import TableArrays, find, find_or_insert_moved, mark_run, mix
@@ -40,23 +41,8 @@ from stream.tables.jit import kernel
 LAST: Final = 20  # installs in a user's memory
 ITEM_WIDTH: Final = 4  # key; row; installs, event time in ms
 MEMORY_COLUMNS: Final = 4  # key; how many items; nothing; event time in ms: then the items, newest first
-HIGH_WATER, LOW_WATER = 15 / 16, 7 / 8  # shares of `items_max`: above the one, items are evicted down to the other
+HIGH_WATER, LOW_WATER = 15 / 16, 7 / 8  # shares of `max_items`: above the one, items are evicted down to the other
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
-
-
-@dataclass(frozen=True)
-class RetrievalRules:
-    """How much is kept. `neighbours` of an item, an even number, and the `dim` of its vectors; 0: none.
-
-    `half_life_ms` of pairs and installs, in event time; 0: they stay. Over the bounds whoever changed least recently
-    is evicted.
-    """
-
-    neighbours: int = 200
-    dim: int = 32
-    half_life_ms: float = 0.0
-    items_max: int = 100_000
-    users_max: int = 1_000_000
 
 
 class Installs(NamedTuple):
@@ -71,11 +57,13 @@ class Installs(NamedTuple):
 class ItemRetrieval:
     """Items' rows and users' memories. `items` and `memories` are their tables, `values` the rows' numbers."""
 
-    def __init__(self, rules: RetrievalRules, layout: Layout) -> None:
-        self.rules, self.columns = rules, columns_for(rules.neighbours, rules.dim)
+    def __init__(self, settings: Retrieval, layout: Layout) -> None:
+        kept = settings.kept
+        self.columns, self._items_max = columns_for(settings.list_length, settings.vector_dim), kept.max_items
+        self._half_life_ms = float(duration_ms(kept.half_life)) if kept.half_life else 0.0
         self.items, self.memories = HashTable(ITEM_WIDTH), HashTable(MEMORY_COLUMNS + LAST, tracked=False)
-        self.memory_evictor = Evictor(rules.users_max)
-        self.values: F32 = np.zeros((rules.items_max + 1, self.columns.width), np.float32)
+        self.memory_evictor = Evictor(kept.max_users)
+        self.values: F32 = np.zeros((self._items_max + 1, self.columns.width), np.float32)
         self._used: I64 = np.array([1, 0], np.int64)
         self._free: I64 = np.zeros(0, np.int64)
         self.recent = RecentInstalls(np.zeros(RECENT, np.uint64), np.zeros(1, np.int64))
@@ -108,7 +96,7 @@ class ItemRetrieval:
         return self._has_room(examples) and self.memory_evictor.is_quiet(self.memories, examples)
 
     def _has_room(self, items: int) -> bool:
-        return len(self.items) + items <= HIGH_WATER * self.rules.items_max
+        return len(self.items) + items <= HIGH_WATER * self._items_max
 
     def _learn(self, installs: Installs) -> None:
         count = len(installs.items)
@@ -122,12 +110,12 @@ class ItemRetrieval:
     def _rows(self) -> ItemRows:
         slots, _, dirty, counts, runs = self.items.arrays
         return ItemRows(slots, dirty, counts, runs, self.values, self._used, self._free, self.columns,
-                        float(self.rules.half_life_ms))  # fmt: skip
+                        self._half_life_ms)  # fmt: skip
 
     def _evict(self) -> None:
         """Evict the items that changed least recently, of those of one time the smallest ids."""
         rows = self.items.rows()
-        excess = len(rows) - int(LOW_WATER * self.rules.items_max)
+        excess = len(rows) - int(LOW_WATER * self._items_max)
         lost = rows[np.lexsort([rows[:, 0], rows[:, 3]])[: max(0, excess)]]  # positive float64 rise as their bits
         self.items.remove(lost[:, 0].copy())
         self._free = np.concatenate([self.free_rows(), lost[lost[:, 1] != 0, 1].astype(np.int64)])
@@ -151,7 +139,7 @@ class ItemRetrieval:
         arrays: dict[str, Array] = {
             "keys": found[:, 0],
             "installs": installs.astype(np.float32),
-            "neighbours": np.ascontiguousarray(values[:, : columns.weights]).view(np.uint64),
+            "listed": np.ascontiguousarray(values[:, : columns.weights]).view(np.uint64),
             "weights": values[:, columns.weights : columns.inputs],
             "inputs": values[:, columns.inputs : columns.inputs + columns.dim],
             "outputs": values[:, columns.outputs : columns.outputs + columns.dim],
@@ -163,7 +151,7 @@ class ItemRetrieval:
         """All state but the rows of tables, copied."""
         return {
             "retrieval_sweep": self.memory_evictor.state(),
-            "retrieval_shape": np.array([self.columns.neighbours, self.columns.dim], np.int64),
+            "retrieval_shape": np.array([self.columns.length, self.columns.dim], np.int64),
             "retrieval_free": self.free_rows(),
             "retrieval_recent": self.recent.items.copy(),
             "retrieval_installs": self.recent.count.copy(),
@@ -172,7 +160,7 @@ class ItemRetrieval:
     def restore(self, arrays: Mapping[str, Array], items: U64, values: F32, memories: U64) -> None:
         """Go on with the state of `arrays`, and the rows of both tables. Raises KeyError, ValueError.
 
-        Of a model with lists or vectors of another size it takes over what fits: the first neighbours, equal vectors.
+        Of a model with lists or vectors of another size it takes over what fits: the first of lists, and vectors of the same size.
         """
         before = columns_for(*arrays["retrieval_shape"].tolist())
         assigned, free = items[items[:, 1] != 0], arrays["retrieval_free"].astype(np.int64)
@@ -190,9 +178,9 @@ class ItemRetrieval:
 
 
 def _fitted(values: F32, before: Columns, items: U64, columns: Columns) -> F32:
-    """Rows in other columns: as many neighbours as fit, and vectors if they are of one size, else new ones."""
+    """Rows in other columns: as much of lists as fits, and vectors if they are of the same size, else new ones."""
     fitted = np.zeros((len(values), columns.width), np.float32)
-    count, last = min(before.neighbours, columns.neighbours), np.s_[:, -LAST_COLUMNS:]
+    count, last = min(before.length, columns.length), np.s_[:, -LAST_COLUMNS:]
     fitted[:, : 2 * count] = values[:, : 2 * count]
     fitted[:, columns.weights : columns.weights + count] = values[:, before.weights : before.weights + count]
     fitted[last] = values[last]

@@ -1,4 +1,4 @@
-"""A row of numbers for each item: its neighbours with their weights, and its vectors.
+"""A row of numbers for each item: the list of items installed with it, and its vectors.
 
 Rows have a bound; arrays have their size from the start, and the system allocates a page when it's first written. A
 table says which row is an item's; its own columns are installs (they fade) and the event time of the last change.
@@ -23,25 +23,25 @@ LAST_COLUMNS: Final = 6
 
 
 class Columns(NamedTuple):
-    """Where a row's parts begin. Neighbours' ids are first, two columns each."""
+    """Where a row's parts begin. The list's ids are first, two columns each."""
 
-    neighbours: int  # K, even
+    length: int  # K, of the list; even
     dim: int  # D
-    weights: int  # of neighbours
+    weights: int  # of the list
     inputs: int  # the item's vector as one of the user's items, then AdaGrad's sums
     outputs: int  # its vector as the one that is installed next, then AdaGrad's sums
     last: int
     width: int
 
 
-def columns_for(neighbours: int, dim: int) -> Columns:
-    """The columns of rows of so many neighbours, an even number, and vectors of `dim`."""
-    assert neighbours % 2 == 0, "ids are 64-bit words among 32-bit columns"
-    weights = 2 * neighbours
-    inputs = weights + neighbours
+def columns_for(length: int, dim: int) -> Columns:
+    """The columns of rows with a list of this length, and vectors of `dim`."""
+    assert length % 2 == 0, "ids are 64-bit words among 32-bit columns"
+    weights = 2 * length
+    inputs = weights + length
     outputs = inputs + 2 * dim
     last = outputs + 2 * dim
-    return Columns(neighbours, dim, weights, inputs, outputs, last, last + LAST_COLUMNS)
+    return Columns(length, dim, weights, inputs, outputs, last, last + LAST_COLUMNS)
 
 
 class ItemRows(NamedTuple):
