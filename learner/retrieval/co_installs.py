@@ -21,8 +21,8 @@ PRIOR: Final = 5.0  # installs
 
 @kernel
 def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float, sign: float) -> None:
-    """Add an install's pairs, or take them away (`sign` −1). `items`: the user's, newest first; the one in `slot` is, or
-    would be, at `place`; before an install that is −1.
+    """Add an install's pairs, or take them away (`sign` −1). `items`: the user's, newest first. The item
+    in `slot` is at `place` among them; −1: it's the next one.
     """
     slots, installs = rows.slots, rows.slots.view(np.float64)
     row, item = touch(rows, slot, time_ms), slots[slot, 0]
@@ -44,7 +44,7 @@ def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float
 
 @kernel
 def _add(rows: ItemRows, row: int, listed: np.uint64, weight: np.float32) -> None:
-    """Add to the weight of a listed item, which stays above 0. A new one replaces the lightest when the list is full."""
+    """Add to the weight of a listed item, which stays above 0. A new one replaces the lightest of a full list."""
     ids, weights = list_of(rows, row)
     lightest = 0
     for k in range(ids.shape[0]):

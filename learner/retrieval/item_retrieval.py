@@ -1,8 +1,8 @@
 """What a learner keeps for retrieval, moved by each install in the order of examples: so it's a function of the log.
 
 A user's *memory* is their last installs, with or without a page. An install of an item that isn't in it counts pairs
-with those that are (`co_installs.py`), trains vectors (`item_vectors.py`), and enters it. A retraction takes pairs and the item
-out of a memory that has it; vectors stay.
+with those that are (`co_installs.py`), trains vectors (`item_vectors.py`), and enters it. A retraction takes the item
+out of a memory that has it, and its pairs; vectors stay.
 """
 
 from collections.abc import Mapping, Sequence
@@ -154,13 +154,13 @@ class ItemRetrieval:
             "retrieval_shape": np.array([self.columns.length, self.columns.dim], np.int64),
             "retrieval_free": self.free_rows(),
             "retrieval_recent": self.recent.items.copy(),
-            "retrieval_installs": self.recent.count.copy(),
+            "retrieval_installs": self.recent.installs.copy(),
         }
 
     def restore(self, arrays: Mapping[str, Array], items: U64, values: F32, memories: U64) -> None:
         """Go on with the state of `arrays`, and the rows of both tables. Raises KeyError, ValueError.
 
-        Of a model with lists or vectors of another size it takes over what fits: the first of lists, and vectors of the same size.
+        Of a model with lists or vectors of another size it takes over what fits.
         """
         before = columns_for(*arrays["retrieval_shape"].tolist())
         assigned, free = items[items[:, 1] != 0], arrays["retrieval_free"].astype(np.int64)
@@ -174,7 +174,7 @@ class ItemRetrieval:
         self.items = HashTable.of_rows(ITEM_WIDTH, items)
         self.memories = HashTable.of_rows(MEMORY_COLUMNS + LAST, memories, tracked=False)
         self.memory_evictor.restore(np.asarray(arrays["retrieval_sweep"], np.uint64))
-        self.recent.items[:], self.recent.count[:] = arrays["retrieval_recent"], arrays["retrieval_installs"]
+        self.recent.items[:], self.recent.installs[:] = arrays["retrieval_recent"], arrays["retrieval_installs"]
 
 
 def _fitted(values: F32, before: Columns, items: U64, columns: Columns) -> F32:

@@ -67,19 +67,19 @@ def row_at(slots: U64, slot: Any) -> Any:
 @kernel
 def slot_for(rows: ItemRows, item: np.uint64, time_ms: float) -> Any:
     """The slot of an item, which gets a row if it has none and one is left; −1 if none is."""
-    slots, dirty, counts, runs, values, used, free, columns, _ = rows
-    slot = find_or_insert(slots, item, counts)
+    slots, values, used = rows.slots, rows.values, rows.used
+    slot = find_or_insert(slots, item, rows.counts)
     if row_at(slots, slot) == 0:
         if used[FREE] > 0:
             used[FREE] -= 1
-            row = free[used[FREE]]
+            row = rows.free[used[FREE]]
         elif used[ROWS] < values.shape[0]:
             row = used[ROWS]
             used[ROWS] += 1
         else:
             return np.int64(-1)
         slots[slot, 1] |= np.uint64(row)
-        begin_row(values[row], item, columns, time_ms)
+        begin_row(values[row], item, rows.columns, time_ms)
     return slot
 
 

@@ -29,14 +29,14 @@ class RecentInstalls(NamedTuple):
     """Items of the last installs: a ring."""
 
     items: U64  # u64[RECENT]
-    count: I64  # i64[1]: installs so far
+    installs: I64  # i64[1]: so far
 
 
 @kernel
 def note_install(recent: RecentInstalls, item: np.uint64) -> None:
     """Put an install into the ring."""
-    recent.items[recent.count[0] % RECENT] = item
-    recent.count[0] += 1
+    recent.items[recent.installs[0] % RECENT] = item
+    recent.installs[0] += 1
 
 
 @kernel
@@ -50,13 +50,13 @@ def train(rows: ItemRows, slot: Any, items: U64, recent: RecentInstalls) -> None
     if dim == 0 or not inputs.any():
         return
     user, gradient = np.empty(dim, np.float32), np.empty(dim, np.float32)
-    known = min(recent.count[0], RECENT)
+    known = min(recent.installs[0], RECENT)
     for step in range(STEPS):
         total = _user_vector(values, columns.inputs, inputs, user)
         gradient[:] = 0.0
         _step(values[row_at(slots, slot)], columns, user, 1.0, gradient)
         for n in range(NEGATIVES if known else 0):
-            h = mix(mix(SEED, np.uint64(recent.count[0])), np.uint64(step * NEGATIVES + n))
+            h = mix(mix(SEED, np.uint64(recent.installs[0])), np.uint64(step * NEGATIVES + n))
             other = recent.items[h % np.uint64(known)]
             found = find(slots, other)
             if found < 0 or found == slot or (items == other).any():

@@ -183,8 +183,8 @@ class ModelState:
         return self.spec.drift.action == "freeze" and self.drift.is_alarmed
 
     def return_to(self, earlier: "ModelState") -> None:
-        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics, what is kept for
-        retrieval.
+        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics, what is
+        kept for retrieval.
 
         What belongs to the log stays: counts, ids learned, figures, times, pages.
         """

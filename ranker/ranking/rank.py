@@ -185,6 +185,7 @@ class Ranker:
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
+            retrieval_version=version.retrieval_version if "neighbours" in candidates.sources else 0,
             **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
@@ -194,7 +195,9 @@ class Ranker:
         pools, is_deleted = self._watcher.pool_builder.pools, self._cache.is_deleted
         settings = served.version.plan.spec.retrieval if served else Retrieval()
         catalogue = served.catalogue if served else None
-        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue)
+        learned = served.version.learned_items if served else None
+        view = learned.view if learned else None
+        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view)
         found = retrieve(query, set(history), is_deleted)
         if not found.names and all(map(is_deleted, pools.orders["popular"])):
             raise BadEvent(

@@ -9,8 +9,8 @@
     biases    float32 [n]       what is added to a user's vector · outputs
     dead      uint64 [m]        in a delta: items that were evicted
 
-K and D are the spec's `retrieval.list_length` and `vector_dim`. It's optional, and may be behind the learner's rows: a row
-goes out when a sixteenth more pairs came to it.
+K and D are the spec's `retrieval.list_length` and `vector_dim`. The part is optional. A row may be behind the
+learner's: it goes out when a sixteenth more pairs were counted.
 """
 
 from typing import Final

@@ -33,8 +33,9 @@ class Retrieval(Part, frozen=True):
     """`count` candidates: of each source as many as its quota says, and what is left over of popular items.
 
     `together`: items that are installed together with the user's last ones; `neighbours`: items whose vectors are near
-    those of the user's last ones. `same`: items that share a value of a column of `same_by` with the user's last items. `trending`: installs in the
-    last `trending_half_life` above what the item's own past leads to expect. `new`: items with less than `new_below`
+    those of the user's last ones; these two share their quotas, and what both find comes first. `same`: items that
+    share a value of a column of `same_by` with the user's last items. `trending`: installs in the last
+    `trending_half_life` above what the item's own past leads to expect. `new`: items with less than `new_below`
     impressions, others in each request. `popular`: most installs, which halve with each `popular_half_life` of event
     time (by default as the statistic of installs says). An item counts for the first of the sources, in this order,
     that finds it.
