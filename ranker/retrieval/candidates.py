@@ -42,7 +42,8 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
 
     quotas = {source: quota for source, quota in settings.quotas().items() if quota} | {FILLED_UP: settings.popular}
     ranked = {source: _ranked(source, filter(allowed, found_by(source, query))) for source in quotas}
-    if both := {source: quotas.pop(source) for source in FUSED if all(map(quotas.get, FUSED))}:
+    if all(map(quotas.get, FUSED)):
+        both = {source: quotas.pop(source) for source in FUSED}
         quotas = {FUSED[0]: sum(both.values()), **quotas}
         ranked[FUSED[0]] = fused({source: ranked.pop(source) for source in FUSED}, both)
 
