@@ -31,7 +31,7 @@ COUNT: Final = 100
 REFIT: Final = 10_000  # ratings
 SAMPLE: Final = 5
 QUICK: Final = 10  # times as few installs are looked for
-ALL: Final = Retrieval(together=60, neighbours=40, same_by=["item.genres"])
+ALL: Final = Retrieval(together=70, neighbours=30, same_by=["item.genres"])
 KEPT: Final = msgspec.structs.replace(ALL, same=1)  # what the service keeps: `same` needs lists
 TITLES: Final = {
     "popular": "popular",
@@ -48,8 +48,10 @@ def only(source: str) -> Retrieval:
 
 
 def without(source: str) -> Retrieval:
-    """All sources but one; if it's one of two that share their quotas, the other has both."""
-    return msgspec.structs.replace(ALL, **{source: 0})
+    """All sources but one, whose quota the first of the others has."""
+    quotas: dict[str, int] = {one: quota for one, quota in ALL.quotas().items() if quota and one != source}
+    first = next(iter(quotas))
+    return msgspec.structs.replace(ALL, **{source: 0, first: quotas[first] + getattr(ALL, source)})
 
 
 class Recall:

@@ -1,5 +1,6 @@
-"""Retrieval by models that are refitted from all installs so far: item-kNN and EASE, of all of a user's items alike, and
-of recent ones first."""
+"""Retrieval by models refitted from all installs so far: item-kNN and EASE, each by all of a user's items alike, and by
+recent ones first.
+"""
 
 from collections.abc import Sequence
 from typing import Final

@@ -20,6 +20,7 @@ from learner.retrieval.item_rows import (
     ItemRows,
     begin_vectors,
     columns_for,
+    index_of,
     row_at,
     slot_for,
 )
@@ -38,7 +39,8 @@ from stream.tables.hash_kernels import TableArrays, find, find_or_insert_moved, 
 from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
-LAST: Final = 20  # installs in a user's memory
+MEMORY: Final = 100  # installs of a user that are remembered
+LAST: Final = 20  # of these, whose pairs are counted and whose vectors are trained
 ITEM_WIDTH: Final = 4  # key; row; installs, event time in ms
 MEMORY_COLUMNS: Final = 4  # key; how many items; nothing; event time in ms: then the items, newest first
 HIGH_WATER, LOW_WATER = 15 / 16, 7 / 8  # shares of `max_items`: above the one, items are evicted down to the other
@@ -61,14 +63,14 @@ class ItemRetrieval:
         kept = settings.kept
         self.columns, self._items_max = columns_for(settings.list_length, settings.vector_dim), kept.max_items
         self._half_life_ms = float(duration_ms(kept.half_life)) if kept.half_life else 0.0
-        self.items, self.memories = HashTable(ITEM_WIDTH), HashTable(MEMORY_COLUMNS + LAST, tracked=False)
+        self.items, self.memories = HashTable(ITEM_WIDTH), HashTable(MEMORY_COLUMNS + MEMORY, tracked=False)
         self.memory_evictor = Evictor(kept.max_users)
         self.values: F32 = np.zeros((self._items_max + 1, self.columns.width), np.float32)
         self._used: I64 = np.array([1, 0], np.int64)
         self._free: I64 = np.zeros(0, np.int64)
         self.recent = RecentInstalls(np.zeros(RECENT, np.uint64), np.zeros(1, np.int64))
         crosses = compile_crosses(layout, [["user.id", "item.id"]], ["retrieval"])
-        self._rule = memory_rules(crosses, np.array([LAST]), np.array([0]))[0]
+        self._rule = memory_rules(crosses, np.array([MEMORY]), np.array([0]))[0]
         self._sizes, self._seeds = layout.size_array, (layout.seeds["user.id"], layout.seeds["item.id"])
 
     def __len__(self) -> int:
@@ -172,7 +174,7 @@ class ItemRetrieval:
             raise ValueError("items' rows beyond those that there are")
         self.values[rows] = values if before == self.columns else _fitted(values, before, assigned[:, 0], self.columns)
         self.items = HashTable.of_rows(ITEM_WIDTH, items)
-        self.memories = HashTable.of_rows(MEMORY_COLUMNS + LAST, memories, tracked=False)
+        self.memories = HashTable.of_rows(MEMORY_COLUMNS + MEMORY, memories, tracked=False)
         self.memory_evictor.restore(np.asarray(arrays["retrieval_sweep"], np.uint64))
         self.recent.items[:], self.recent.installs[:] = arrays["retrieval_recent"], arrays["retrieval_installs"]
 
@@ -212,7 +214,7 @@ def learn_installs(installs: Installs, memories: TableArrays, rows: ItemRows, re
         mark_run(runs, user)
         slots.view(np.float64)[m, 3] = max(slots.view(np.float64)[m, 3], time_ms)
         items = slots[m, MEMORY_COLUMNS : MEMORY_COLUMNS + np.int64(slots[m, 1])]
-        place = _place_of(item, items)
+        place = index_of(item, items)
         if installs.signs[b] < 0.0 and place >= 0:
             slot = find(rows.slots, item)
             if slot >= 0 and row_at(rows.slots, slot) > 0:
@@ -223,19 +225,10 @@ def learn_installs(installs: Installs, memories: TableArrays, rows: ItemRows, re
             continue
         slot = slot_for(rows, item, time_ms)
         if slot >= 0:
-            train(rows, slot, items, recent)
+            train(rows, slot, items, LAST, recent)
             note_install(recent, item)
-            move_pairs(rows, slot, items, -1, time_ms, 1.0)
-        slots[m, 1] = np.uint64(min(LAST, items.shape[0] + 1))
+            move_pairs(rows, slot, items[:LAST], -1, time_ms, 1.0)
+        slots[m, 1] = np.uint64(min(MEMORY, items.shape[0] + 1))
         memory = slots[m, MEMORY_COLUMNS:]
         memory[1:] = memory[:-1].copy()
         memory[0] = item
-
-
-@kernel
-def _place_of(item: np.uint64, items: U64) -> int:
-    """Where an item is in a memory; −1: it isn't."""
-    for k in range(items.shape[0]):
-        if items[k] == item:
-            return k
-    return -1

@@ -59,6 +59,15 @@ class ItemRows(NamedTuple):
 
 
 @kernel
+def index_of(item: np.uint64, items: U64) -> int:
+    """Where an item is among these; −1: it isn't."""
+    for k in range(items.shape[0]):
+        if items[k] == item:
+            return k
+    return -1
+
+
+@kernel
 def row_at(slots: U64, slot: Any) -> Any:
     """The row of an item that is in this slot; 0: it has none."""
     return np.int64(slots[slot, 1] & ~CHANGED)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from learner.retrieval.item_rows import BIAS, ItemRows, row_at
+from learner.retrieval.item_rows import BIAS, ItemRows, index_of, row_at
 from stream.tables.dtypes import F32, I64, U64
 from stream.tables.hash_kernels import find, mark_run, mix
 from stream.tables.jit import kernel
@@ -40,11 +40,14 @@ def note_install(recent: RecentInstalls, item: np.uint64) -> None:
 
 
 @kernel
-def train(rows: ItemRows, slot: Any, items: U64, recent: RecentInstalls) -> None:
-    """Learn that the user with these items, newest first, installs the one in `slot` next."""
+def train(rows: ItemRows, slot: Any, items: U64, last: int, recent: RecentInstalls) -> None:
+    """Learn that the user with these items, newest first, installs the one in `slot` next, by their `last` items.
+
+    None of the items is a negative: that the user has it says nothing against it.
+    """
     slots, values, columns, dim = rows.slots, rows.values, rows.columns, rows.columns.dim
-    inputs = np.empty(items.shape[0], np.int64)
-    for k in range(items.shape[0]):
+    inputs = np.empty(min(last, items.shape[0]), np.int64)
+    for k in range(inputs.shape[0]):
         found = find(slots, items[k])
         inputs[k] = row_at(slots, found) if found >= 0 else 0
     if dim == 0 or not inputs.any():
@@ -59,7 +62,7 @@ def train(rows: ItemRows, slot: Any, items: U64, recent: RecentInstalls) -> None
             h = mix(mix(SEED, np.uint64(recent.installs[0])), np.uint64(step * NEGATIVES + n))
             other = recent.items[h % np.uint64(known)]
             found = find(slots, other)
-            if found < 0 or found == slot or (items == other).any():
+            if found < 0 or found == slot or index_of(other, items) >= 0:
                 continue
             mark_run(rows.runs, other)
             _step(values[row_at(slots, found)], columns, user, 0.0, gradient)
