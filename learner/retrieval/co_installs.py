@@ -14,6 +14,7 @@ from stream.tables.dtypes import F32, U64
 from stream.tables.hash_kernels import find
 from stream.tables.jit import kernel
 
+LAST: Final = 20  # items of a user, from one that is installed, whose pairs with it are counted
 NEAR: Final = 0.9
 POPULARITY_POWER: Final = 0.4
 PRIOR: Final = 5.0  # installs
@@ -30,7 +31,9 @@ def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float
         installs[slot, 2] += 1.0
     own = (installs[slot, 2] + PRIOR) ** -POPULARITY_POWER
     for i in range(items.shape[0]):
-        other = find(slots, items[i]) if items[i] != item else np.int64(-1)
+        if items[i] == item or abs(i - place) > LAST:
+            continue
+        other = find(slots, items[i])
         if other < 0 or row_at(slots, other) == 0:
             continue
         weight = sign * NEAR ** (abs(i - place) - 1)
@@ -39,7 +42,7 @@ def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float
         count_pairs(rows, other, 1.0)
     if sign < 0.0:
         installs[slot, 2] = max(0.0, installs[slot, 2] - 1.0)
-    count_pairs(rows, slot, 1.0 + items.shape[0])
+    count_pairs(rows, slot, 1.0 + min(items.shape[0], LAST))
 
 
 @kernel

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from learner.retrieval.co_installs import move_pairs
+from learner.retrieval.co_installs import LAST, move_pairs
 from learner.retrieval.item_rows import (
     BIAS,
     FREE,
@@ -40,7 +40,6 @@ from stream.tables.hash_table import HashTable
 from stream.tables.jit import kernel
 
 MEMORY: Final = 100  # installs of a user that are remembered
-LAST: Final = 20  # of these, whose pairs are counted and whose vectors are trained
 ITEM_WIDTH: Final = 4  # key; row; installs, event time in ms
 MEMORY_COLUMNS: Final = 4  # key; how many items; nothing; event time in ms: then the items, newest first
 HIGH_WATER, LOW_WATER = 15 / 16, 7 / 8  # shares of `max_items`: above the one, items are evicted down to the other
@@ -84,14 +83,15 @@ class ItemRetrieval:
         if signs.any():
             users, items, _ = examples_of(batch, self._sizes, self._rule, self.memories.slots)
             which = (signs != 0.0) & (users != 0)
-            self._learn(Installs(users[which], items[which], signs[which], outcomes.times[which]))
+            self.learn_installs(Installs(users[which], items[which], signs[which], outcomes.times[which]))
 
     def learn_organic(self, installs: Sequence[Organic]) -> None:
         """Learn organic installs, in order; the caller has dropped duplicates."""
         user_seed, item_seed = self._seeds
         users = memories_of(np.array([id_of(user_seed, one.user) for one in installs], np.uint64), self._rule)
         items = np.array([id_of(item_seed, one.item) for one in installs], np.uint64)
-        self._learn(Installs(users, items, np.ones(len(items)), np.array([one.time_ms for one in installs], float)))
+        times = np.array([one.time_ms for one in installs], np.float64)
+        self.learn_installs(Installs(users, items, np.ones(len(items)), times))
 
     def is_quiet(self, examples: int) -> bool:
         """Whether these many examples, in whatever steps, are learned without an eviction."""
@@ -100,14 +100,15 @@ class ItemRetrieval:
     def _has_room(self, items: int) -> bool:
         return len(self.items) + items <= HIGH_WATER * self._items_max
 
-    def _learn(self, installs: Installs) -> None:
+    def learn_installs(self, installs: Installs) -> None:
+        """Learn installs and retractions in order; users by the keys of their memories."""
         count = len(installs.items)
         if not self._has_room(count):
             self._evict()
         self.memory_evictor.step(self.memories, count, 0)
         self.memories.reserve_for(NO_KEYS, count)
         self.items.reserve(count * (1 + LAST))
-        learn_installs(installs, self.memories.arrays, self._rows(), self.recent)
+        _learn(installs, self.memories.arrays, self._rows(), self.recent)
 
     def _rows(self) -> ItemRows:
         slots, _, dirty, counts, runs = self.items.arrays
@@ -205,7 +206,7 @@ def memories_of(users: U64, rule: I64) -> U64:
 
 
 @kernel
-def learn_installs(installs: Installs, memories: TableArrays, rows: ItemRows, recent: RecentInstalls) -> None:
+def _learn(installs: Installs, memories: TableArrays, rows: ItemRows, recent: RecentInstalls) -> None:
     """Learn installs in order. `memories` has room for as many new users, `rows` for as many items."""
     slots, old, _, counts, runs = memories
     for b in range(installs.users.shape[0]):
@@ -227,7 +228,7 @@ def learn_installs(installs: Installs, memories: TableArrays, rows: ItemRows, re
         if slot >= 0:
             train(rows, slot, items, LAST, recent)
             note_install(recent, item)
-            move_pairs(rows, slot, items[:LAST], -1, time_ms, 1.0)
+            move_pairs(rows, slot, items, -1, time_ms, 1.0)
         slots[m, 1] = np.uint64(min(MEMORY, items.shape[0] + 1))
         memory = slots[m, MEMORY_COLUMNS:]
         memory[1:] = memory[:-1].copy()
