@@ -83,7 +83,7 @@ def deep_source(deep: DeepModel) -> PartSource:
 
 def retrieval_source(retrieval: ItemRetrieval) -> PartSource:
     """Items' lists and vectors; evicted items are dead in a delta. A row goes out when enough pairs came to it."""
-    return PartSource(retrieval.take_changed, retrieval.payload, retrieval.__len__)
+    return PartSource(retrieval.take_changed, retrieval.payload, retrieval.size)
 
 
 def _take_changed(table: HashTable) -> U64 | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from learner.retrieval.item_rows import ItemRows, count_pairs, row_at, touch
+from learner.retrieval.item_rows import ItemRows, count_pairs, touch
 from stream.tables.dtypes import F32, U64
 from stream.tables.hash_kernels import find
 from stream.tables.jit import kernel
@@ -34,7 +34,7 @@ def move_pairs(rows: ItemRows, slot: Any, items: U64, place: int, time_ms: float
         if items[i] == item or abs(i - place) > LAST:
             continue
         other = find(slots, items[i])
-        if other < 0 or row_at(slots, other) == 0:
+        if other < 0:
             continue
         weight = sign * NEAR ** (abs(i - place) - 1)
         _add(rows, touch(rows, other, time_ms), item, np.float32(weight * own))

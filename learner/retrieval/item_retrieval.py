@@ -15,13 +15,11 @@ from learner.retrieval.item_rows import (
     BIAS,
     FREE,
     LAST_COLUMNS,
-    ROWS,
     Columns,
     ItemRows,
     begin_vectors,
     columns_for,
     index_of,
-    row_at,
     slot_for,
 )
 from learner.retrieval.item_vectors import RECENT, RecentInstalls, note_install, train
@@ -72,8 +70,8 @@ class ItemRetrieval:
         self._rule = memory_rules(crosses, np.array([MEMORY]), np.array([0]))[0]
         self._sizes, self._seeds = layout.size_array, (layout.seeds["user.id"], layout.seeds["item.id"])
 
-    def __len__(self) -> int:
-        """Items with a row."""
+    def size(self) -> int:
+        """How many items have a row."""
         return len(self.items)
 
     def learn(self, batch: Batch, outcomes: Outcomes) -> None:
@@ -121,7 +119,7 @@ class ItemRetrieval:
         excess = len(rows) - int(LOW_WATER * self._items_max)
         lost = rows[np.lexsort([rows[:, 0], rows[:, 3]])[: max(0, excess)]]  # positive float64 rise as their bits
         self.items.remove(lost[:, 0].copy())
-        self._free = np.concatenate([self.free_rows(), lost[lost[:, 1] != 0, 1].astype(np.int64)])
+        self._free = np.concatenate([self.free_rows(), lost[:, 1].astype(np.int64)])
         self._used[FREE] = len(self._free)
 
     def free_rows(self) -> I64:
@@ -166,14 +164,15 @@ class ItemRetrieval:
         Of a model with lists or vectors of another size it takes over what fits.
         """
         before = columns_for(*arrays["retrieval_shape"].tolist())
-        assigned, free = items[items[:, 1] != 0], arrays["retrieval_free"].astype(np.int64)
-        if values.shape != (len(assigned), before.width) or len(assigned) + len(free) >= len(self.values):
-            raise ValueError(f"items' rows of shape {values.shape}, wanted {len(assigned)} of {before.width}")
-        rows = assigned[:, 1].astype(np.int64)
+        rows, free = items[:, 1].astype(np.int64), arrays["retrieval_free"].astype(np.int64)
+        if values.shape != (len(rows), before.width) or (np.append(rows, free) > len(rows) + len(free)).any():
+            raise ValueError(f"items' rows of shape {values.shape}, wanted {len(rows)} of {before.width}")
+        if len(rows) + len(free) > self._items_max:  # the bound is lower now: the newest stay
+            newest = np.sort(np.lexsort([items[:, 0], items[:, 3]])[-int(LOW_WATER * self._items_max) :])
+            items, values, rows, free = items[newest], values[newest], np.arange(1, len(newest) + 1), free[:0]
+            items[:, 1] = rows
         self._free, self._used[:] = free.copy(), (1 + len(rows) + len(free), len(free))
-        if max(rows.max(initial=0), free.max(initial=0)) >= self._used[ROWS]:
-            raise ValueError("items' rows beyond those that there are")
-        self.values[rows] = values if before == self.columns else _fitted(values, before, assigned[:, 0], self.columns)
+        self.values[rows] = values if before == self.columns else _fitted(values, before, items[:, 0], self.columns)
         self.items = HashTable.of_rows(ITEM_WIDTH, items)
         self.memories = HashTable.of_rows(MEMORY_COLUMNS + MEMORY, memories, tracked=False)
         self.memory_evictor.restore(np.asarray(arrays["retrieval_sweep"], np.uint64))
@@ -218,7 +217,7 @@ def _learn(installs: Installs, memories: TableArrays, rows: ItemRows, recent: Re
         place = index_of(item, items)
         if installs.signs[b] < 0.0 and place >= 0:
             slot = find(rows.slots, item)
-            if slot >= 0 and row_at(rows.slots, slot) > 0:
+            if slot >= 0:
                 move_pairs(rows, slot, items, place, time_ms, -1.0)
             items[place:-1] = items[place + 1 :].copy()
             slots[m, 1] -= np.uint64(1)

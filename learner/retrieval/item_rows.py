@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stream.tables.dtypes import F32, I64, U64
-from stream.tables.hash_kernels import CHANGED, find_or_insert, mark_changed, mark_run, mix
+from stream.tables.hash_kernels import CHANGED, find, find_or_insert, mark_changed, mark_run, mix
 from stream.tables.jit import kernel
 
 ROWS, FREE = 0, 1  # indices of `used`: rows ever assigned, with row 0, which nobody has; free ones
@@ -69,7 +69,7 @@ def index_of(item: np.uint64, items: U64) -> int:
 
 @kernel
 def row_at(slots: U64, slot: Any) -> Any:
-    """The row of an item that is in this slot; 0: it has none."""
+    """The row of the item in this slot."""
     return np.int64(slots[slot, 1] & ~CHANGED)
 
 
@@ -77,18 +77,20 @@ def row_at(slots: U64, slot: Any) -> Any:
 def slot_for(rows: ItemRows, item: np.uint64, time_ms: float) -> Any:
     """The slot of an item, which gets a row if it has none and one is left; −1 if none is."""
     slots, values, used = rows.slots, rows.values, rows.used
+    slot = find(slots, item)
+    if slot >= 0:
+        return slot
+    if used[FREE] > 0:
+        used[FREE] -= 1
+        row = rows.free[used[FREE]]
+    elif used[ROWS] < values.shape[0]:
+        row = used[ROWS]
+        used[ROWS] += 1
+    else:
+        return np.int64(-1)
     slot = find_or_insert(slots, item, rows.counts)
-    if row_at(slots, slot) == 0:
-        if used[FREE] > 0:
-            used[FREE] -= 1
-            row = rows.free[used[FREE]]
-        elif used[ROWS] < values.shape[0]:
-            row = used[ROWS]
-            used[ROWS] += 1
-        else:
-            return np.int64(-1)
-        slots[slot, 1] |= np.uint64(row)
-        begin_row(values[row], item, rows.columns, time_ms)
+    slots[slot, 1] |= np.uint64(row)
+    begin_row(values[row], item, rows.columns, time_ms)
     return slot
 
 

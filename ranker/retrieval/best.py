@@ -11,7 +11,7 @@ def best_of(scores: F32, ids: U64, count: int) -> I64:
     >>> best_of(np.array([1, 3, 3, 2], np.float32), np.array([4, 3, 2, 1], np.uint64), 3).tolist()
     [2, 1, 3]
     """
-    if count < len(scores):
+    if 0 < count < len(scores):
         least = np.partition(scores, len(scores) - count)[len(scores) - count]
         found = np.flatnonzero(scores >= least)
     else:

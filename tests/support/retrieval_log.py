@@ -28,7 +28,8 @@ def learn(kept: ItemRetrieval, log: Sequence[Install], first_s: int = 0, at_once
     for n in range(0, len(log), at_once):
         users, items, signs = zip(*log[n : n + at_once], strict=True)
         times = 1_000.0 * (1_000 + first_s + n + np.arange(len(users)))
-        kept.learn_installs(Installs(np.array(users, np.uint64), np.array(items, np.uint64), np.array(signs), times))
+        ids = np.array(users, np.uint64), np.array(items, np.uint64)
+        kept.learn_installs(Installs(*ids, np.array(signs, np.float64), times.astype(np.float64)))
 
 
 def lists_of(kept: ItemRetrieval) -> dict[int, dict[int, float]]:

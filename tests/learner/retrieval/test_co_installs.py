@@ -18,7 +18,7 @@ LOGS: Final = st.lists(
 
 def installs_of(kept: ItemRetrieval, item: int) -> float:
     """An item's installs."""
-    return float(kept.payload(np.array([item], np.uint64))["installs"][0])  # type: ignore[arg-type]  # a number
+    return float(kept.payload(np.array([item], np.uint64))["installs"][0])
 
 
 @given(LOGS, st.integers(1, 7))

@@ -85,14 +85,25 @@ def test_the_bound_on_items_evicts_the_oldest() -> None:
     kept.take_changed()
     learn(kept, [(100, 31, 1.0)], first_s=30)
     evicted = 30 - int(LOW_WATER * 32)
-    assert len(kept) == int(LOW_WATER * 32) + 1 <= HIGH_WATER * 32
+    assert kept.size() == int(LOW_WATER * 32) + 1 <= HIGH_WATER * 32
     changed = kept.take_changed()
     assert changed is not None
     payload = kept.payload(changed)
     assert sorted(payload["dead"].tolist()) == list(range(1, evicted + 1))
     assert payload["keys"].tolist() == [31]
     learn(kept, [(100 + item, 100 + item, 1.0) for item in range(200)], first_s=40)
-    assert len(kept) <= 32
+    assert kept.size() <= 32
+
+
+def test_a_lower_bound_keeps_the_newest() -> None:
+    """State with more items than the bound that is set now: of the newest as many as LOW_WATER allows."""
+    kept = retrieval(max_items=100)
+    learn(kept, [(1, item, 1.0) for item in range(1, 41)])
+    other = retrieval(max_items=16)
+    other.restore(*saved(kept))
+    assert lists_of(other) == {item: lists_of(kept)[item] for item in range(41 - int(LOW_WATER * 16), 41)}
+    learn(other, [(1, item, 1.0) for item in range(41, 80)], first_s=40)
+    assert other.size() <= 16
 
 
 def test_the_bound_on_users_evicts_the_oldest() -> None:
