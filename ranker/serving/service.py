@@ -17,15 +17,18 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
+from ranker.serving.name_writer import NameWriter
 from ranker.serving.profile_reader import ProfileReader, ReadProfiles
 from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
 from ranker.serving.served_model import ModelSource, ServedModel
 from stream.events.topics import REQUESTS
 from stream.events.types import Item
+from stream.features.new_values import NewValues
 from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogError, LogUnavailable
+from stream.runtime.heartbeat import Heartbeat, all_live
 
 POLL_S: Final = 0.1
 FIRST_MODEL_S: Final = 10.0  # how long to wait for the first model before answering without one
@@ -85,11 +88,12 @@ class RankerService:
         self._caches = {name: EntityCache() for name in sources}
         self.models = {name: self._model(name, source) for name, source in sources.items()}
         self.profiles = ProfileReader(read, quick=quick)
+        self.values = NewValues(now_ms)
         self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
         self._unavailable: dict[str, str] = {}  # why a model's requests aren't answered
-        self._polled_s: dict[str, float] = {}  # when each model's request loop last did, monotonic
+        self._hearts: dict[str, Heartbeat] = {}  # of each model's request loop
 
     def _model(self, name: str, source: ModelSource) -> ServedModel:
         cache = self._caches[name]
@@ -114,10 +118,7 @@ class RankerService:
         """For `/livez`: whether all threads run, and no request loop hangs."""
         if self._failures:
             return False, f"a thread has ended: {self._failures[0]!r}"
-        for name, polled_s in self._polled_s.copy().items():
-            if (silent_s := time.monotonic() - polled_s) > HUNG_S:
-                return False, f"the loop of requests for {name} hangs since {silent_s:.0f} s"
-        return True, "ok"
+        return all_live(self._hearts.copy().values())
 
     def run(self, connect: Callable[[], Log], stopping: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` is set. Raises LogError when a retry won't help.
@@ -138,8 +139,10 @@ class RankerService:
                 self._serve(source, connect)
         finally:
             self._is_warm = False
-            stopping()
+            ending = threading.Thread(target=stopping, name="stopping")
+            ending.start()
             self._join()
+            ending.join()
             if self.log is not None:
                 self._close(self.log)
             self._scorer.close()
@@ -148,8 +151,12 @@ class RankerService:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
+        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
+        if partitions is None:
+            return
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
+        self._start("names", NameWriter(self.values, connect).run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
@@ -162,9 +169,6 @@ class RankerService:
         gc.freeze()  # long-lived: full collections skip it
         self._is_warm = True
         self.state = "joining the group"
-        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
-        if partitions is None:
-            return
         first, *others = self.models
         for name in others:
             self._start(f"answer-{name}", partial(self._answer, source, partitions, name))
@@ -190,7 +194,7 @@ class RankerService:
                     open_.enter_context(closing(one))
             if reader is None or sender is None:
                 return
-            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms)
+            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms, self.values)
             loop = RequestLoop(
                 reader, ReplyWriter(sender, partitions), answerer, self.admission, now_ms, model=name,
                 answers_unnamed=is_first and options.answers_unnamed,
@@ -201,8 +205,9 @@ class RankerService:
 
     def _poll(self, loop: RequestLoop, name: str, stop: threading.Event) -> None:
         failures = 0
+        heart = self._hearts[name] = Heartbeat(f"the loop of requests for {name}", HUNG_S)
         while not stop.is_set():
-            self._polled_s[name] = time.monotonic()
+            heart.beat()
             try:
                 loop.poll_once(POLL_S)
                 if failures:
