@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from learner.deep.deep_model import DeepModel
+from learner.retrieval.item_retrieval import ItemRetrieval
 from learner.training.model import Model
 from stream.features.statistic_reads import GONE_MS
 from stream.snapshots.payload import Array
@@ -78,6 +79,11 @@ def deep_source(deep: DeepModel) -> PartSource:
         return arrays if keys is None else {**arrays, "dead": keys[~alive]}
 
     return PartSource(vocabulary.take_changed, payload, vocabulary.__len__)
+
+
+def retrieval_source(retrieval: ItemRetrieval) -> PartSource:
+    """Items' lists and vectors; evicted items are dead in a delta. A row goes out when enough pairs came to it."""
+    return PartSource(retrieval.take_changed, retrieval.payload, retrieval.size)
 
 
 def _take_changed(table: HashTable) -> U64 | None:

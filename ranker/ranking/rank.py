@@ -204,6 +204,7 @@ class Ranker:
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
+            retrieval_version=version.retrieval_version if "neighbours" in candidates.sources else 0,
             removed=rules.removed, **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
@@ -213,8 +214,10 @@ class Ranker:
     ) -> Candidates:
         """Items that aren't excluded."""
         settings = served.version.plan.spec.retrieval if served else Retrieval()
+        learned = served.version.learned_items if served else None
+        view = learned.view if learned else None
         catalogue, pools = served.catalogue if served else None, self._watcher.pool_builder.pools
-        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue)
+        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view)
         return retrieve(query, set(excluded), self._cache.is_deleted)
 
     def _nothing(self, request: RankRequest) -> BadEvent:

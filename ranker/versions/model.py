@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
+from msgspec import UNSET
 
 from ranker.kernels.item_activation_cache import NO_ACTIVATIONS, ActivationCache, ActivationTable
 from ranker.kernels.layered_table import LayeredTable
@@ -22,10 +23,12 @@ from ranker.kernels.pair_cache import Generation, PairCache
 from ranker.kernels.plan import Plan
 from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import Scratch, new_scratch
+from ranker.versions.learned_items import LearnedItems
 from stream.features.page_features import words_of
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
 from stream.snapshots.manifest import Manifest
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
 from stream.tables.dtypes import F32, U64
 
 BATCH_ITEMS: Final = 100  # scored at once, at most: few enough for a core's own caches, enough to use each weight often
@@ -59,11 +62,18 @@ class Version:
     pairs: PairCache
     tower: ServingTower | None
     shown: tuple[str, ...]  # names of items on pages that were learned
+    learned_items: LearnedItems | None  # if the spec retrieves by them
 
     @property
     def number(self) -> int:
         """The version's number."""
         return self.manifest.version
+
+    @property
+    def retrieval_version(self) -> int:
+        """The version up to whose examples the items' vectors have learned; 0: there are none."""
+        part = self.manifest.parts.get(RETRIEVAL_PART)
+        return 0 if part is None or part.version is UNSET else part.version
 
     @cached_property
     def item_weights(self) -> int:

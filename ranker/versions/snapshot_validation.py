@@ -66,6 +66,21 @@ def embedding_change(payload: Payload, dim: int) -> Change:
     return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(payload), unseen)
 
 
+def retrieval_change(payload: Payload, length: int, dim: int) -> Change:
+    """Items' rows as `ranker/kernels/retrieval.py` reads them, with lists of this length and vectors of this size."""
+    keys, listed = _keys(payload, "keys"), _array(payload, "listed", "<u8", 2)
+    n = len(keys)
+    if listed.shape != (n, length):
+        raise BadSnapshot(f"lists of shape {listed.shape} should have {(n, length)}")
+    numbers = [_floats(payload, "weights", (n, length)), _floats(payload, "inputs", (n, dim)),
+               _floats(payload, "outputs", (n, dim)), _floats(payload, "installs", (n,))[:, None],
+               _floats(payload, "biases", (n,))[:, None]]  # fmt: skip
+    if (numbers[0] < 0).any() or (numbers[3] < 0).any():
+        raise BadSnapshot("a weight in a list, or a count of installs, is below 0")
+    rows = np.concatenate([np.ascontiguousarray(listed).view(np.float32).reshape(n, 2 * length), *numbers], axis=1)
+    return Change(keys, np.zeros((n, 0), np.uint64), rows, _dead(payload))
+
+
 def dense_layers(payload: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:
     """Layers (weight [in, out], bias [out]) and quantile boundaries [numbers, quantiles - 1] or [0, 0]; float32."""
     deep, encoder = plan.spec.deep, plan.encoder
