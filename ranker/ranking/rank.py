@@ -4,15 +4,18 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
 import numpy as np
 
+from ranker import metrics
+from ranker.explore.exploration import draw_of
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
-from ranker.ranking.selection import Chosen, choose
+from ranker.ranking.selection import Chosen, Draw, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.versions.model import Version
 from stream.events.codec import encode
@@ -34,7 +37,7 @@ FEATURES_CUT: Final = "features_cut"
 class Ranked:
     """The k chosen: indices of candidates in order, probabilities, features of their page; how many were scored.
 
-    `propensities`: see Chosen.
+    `propensities`, `explored`: see Chosen.
     """
 
     order: list[int]
@@ -42,14 +45,20 @@ class Ranked:
     features: bytes
     scored: int
     propensities: list[float] = field(default_factory=list)
+    explored: int = 0
 
 
-Chooser = Callable[[I64, F64, int], Chosen]
+Chooser = Callable[[I64, F64, int, Draw | None], Chosen]
+Explorer = Callable[[Version, U64, I64], Draw | None]
 
 
-def best(candidates: I64, scores: F64, k: int) -> Chosen:
-    """The k with the highest scores."""
-    return choose(scores, k)
+def best(candidates: I64, scores: F64, k: int, draw: Draw | None = None) -> Chosen:
+    """The k with the highest scores, or those that are drawn."""
+    return choose(scores, k, draw=draw)
+
+
+def unexplored(version: Version, words: U64, candidates: I64) -> None:
+    """Nothing is drawn."""
 
 
 def rank_with(
@@ -60,11 +69,13 @@ def rank_with(
     scorer: Scorer,
     deadline_s: float | None = None,
     chooser: Chooser = best,
+    explorer: Explorer = unexplored,
 ) -> Ranked:
     """Rank a page (`build_page`) by one version as of `time_ms`; `features` include the statistics used for it.
 
-    `chooser` takes indices of the candidates that were scored [n], their probabilities [n], and k. Ties keep the page's
-    order. Raises BadEvent when a score isn't finite.
+    `chooser` takes indices of the candidates that were scored [n], their probabilities [n], k, and how places are drawn
+    by `explorer`, which takes the page as it is served and those indices. Ties keep the page's order. Raises BadEvent
+    when a score isn't finite.
     """
     layout = version.plan.layout
     served = as_served(layout, words)
@@ -74,10 +85,11 @@ def rank_with(
             f"version {version.number} gives a score that isn't finite: a number in the request is too large"
         )
     candidates = np.flatnonzero(scored)
-    found = chooser(candidates, scores[candidates], k)
+    found = chooser(candidates, scores[candidates].astype(np.float64), k, explorer(version, served, candidates))
     chosen = candidates[found.order]
     page = as_logged(layout, select(layout, served, chosen), words)
-    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities)
+    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities,
+                  found.explored)  # fmt: skip
 
 
 def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply:
@@ -169,7 +181,12 @@ class Ranker:
             rows, unknown = catalogue.lookup(names)
         user = version.plan.layout.user(request.user, attributes or {}, history or [], request.context)
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
-        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
+        ranked = rank_with(
+            version, words, time_ms, request.k, self._scorer, deadline_s, explorer=partial(draw_of, request.request_id)
+        )
+        if version.plan.spec.explore.kind != "none":
+            metrics.POSITIONS.inc(len(ranked.order))
+            metrics.EXPLORED.inc(ranked.explored)
         if ranked.scored < len(names):
             notes = [*notes, DEADLINE]
         reply = RankReply(
