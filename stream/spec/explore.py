@@ -17,15 +17,15 @@ class Explore(Part, frozen=True):
     the standard deviation is `scale` · u. "ucb": the greatest log-odds + `scale` · u are shown; nothing is drawn, so a
     page has no propensities, and off-policy estimates can't use it.
 
-    u is what the model doesn't know of an item: u² = Σ 1 / (`prior` + n) over the item's keys in the wide features and
-    crosses that have `item.id` and neither `user.id` nor the history; n is FTRL's sum of squared gradients, 0 of a new
-    key. Draws are a function of `seed` and the request's id.
+    u is what the model doesn't know of an item: u² = Σ 1 / (`prior` + n) over the page's keys of the wide features and
+    crosses of [item], except those with `user.id` or the history; n is FTRL's sum of squared gradients, 0 of a new key.
+    Draws are a function of `seed` and the request's id.
     """
 
     kind: ExploreKind = "none"
     epsilon: Probability = 0.05
     scale: Positive = 1.0
-    prior: Positive = 1.0
+    prior: Positive = 2.0
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
     @property

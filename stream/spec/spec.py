@@ -122,13 +122,17 @@ class Spec(Part, frozen=True):
 
     def explored_crosses(self) -> list[int]:
         """Indices of the wide features and crosses by which exploration knows what is uncertain of an item: those of
-        an item's id, but not of a user's id or history, whose keys are new for most pages.
+        its columns, but not of a user's id or history, whose keys are new for most pages.
         """
         if "wide" not in self.parts:
             return []
         histories = [name for name, column in self._declared_columns().items() if column.of]
         users = {"user.id", *histories, *(history + NEWEST for history in histories)}
-        return [i for i, c in enumerate(self.crosses()) if "item.id" in c.of and not users.intersection(c.of)]
+        return [
+            i
+            for i, cross in enumerate(self.crosses())
+            if any(name.startswith("item.") for name in cross.of) and not users.intersection(cross.of)
+        ]
 
     def deep_features(self) -> list[str]:
         """The deep part's columns and statistics, with `statistics.*` expanded."""

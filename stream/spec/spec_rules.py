@@ -60,8 +60,8 @@ def check_rules(spec: Spec, reject: Reject) -> None:
         reject(("label", "base_rate"), why + f"it is {spec.wide.bias_pull:g} (alpha: bias_alpha, where there's one)")
     _check_delays(spec, reject)
     if spec.explore.needs_uncertainty and not spec.explored_crosses():
-        why = "needs a wide feature or cross with item.id, and neither user.id nor the history: it knows by these how "
-        remedy = 'much was learned of an item; add "item.id" to wide.features, or set kind = "epsilon"'
+        why = "needs a wide feature or cross of [item] without user.id and history: it knows by these how much was "
+        remedy = 'learned of an item; add "item.id" to wide.features, or set kind = "epsilon"'
         reject(("explore", "kind"), f"[explore]: {spec.explore.kind} {why}{remedy}")
 
 

@@ -211,7 +211,7 @@ REFUSALS = [
     ('["new", "old"]', f"{[str(i) for i in range(99)]}", 37, "101 values are over 100"),
     # explore
     ("[publish]\n", '[explore]\nkind = "thomson"\n[publish]\n', 34, "'thomson'; did you mean 'thompson'"),
-    ("[publish]\n", '[explore]\nkind = "ucb"\n[publish]\n', 34, "ucb needs a wide feature or cross with item.id"),
+    ('{ of = ["user.age_band", "item.tags"], alpha = 0.2 },\n]', ']\n[explore]\nkind = "ucb"', 25, "ucb needs a wide"),
     ("[publish]\n", "[explore]\nepsilon = 1.0\n[publish]\n", 34, "explore.epsilon: Expected `float` < 1"),
     # not TOML
     ("quantiles = 8", "quantiles = ", 28, "not TOML"),
