@@ -151,8 +151,11 @@ class Publisher:
         for i, (weight, bias) in enumerate(self.layers):
             deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
         weights = random.normal(0, 0.05, len(wide)).astype(np.float32)
+        of_wide: dict[str, Array] = {"keys": wide, "weights": weights}
+        if self.spec.explore.needs_uncertainty:
+            of_wide["sums"] = random.integers(0, 256, len(wide), np.uint8)
         contents: dict[str, Payload] = {
-            "wide": {"keys": wide, "weights": weights},
+            "wide": of_wide,
             "statistics": {"rows": rows},
             "deep": deep,
         }

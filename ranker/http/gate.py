@@ -62,7 +62,8 @@ class Gate:
         self._check_host(scope)
         post = self._posts.get(scope["path"])
         if post is None:
-            await self._app(scope, receive, send)
+            # uvicorn leaves the body out of an answer to HEAD.
+            await self._app(scope | {"method": "GET"} if scope["method"] == "HEAD" else scope, receive, send)
             return
         if scope["method"] != "POST":
             raise HttpProblem(NOT_ALLOWED, f"{scope['path']} takes POST only", headers=[(b"allow", b"POST")])

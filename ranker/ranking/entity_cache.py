@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Final
 
 from ranker import metrics
-from ranker.ranking.item_columns import ONLY_SHOWN, ItemColumns
+from ranker.retrieval.item_columns import ONLY_SHOWN, ItemColumns
 from stream.events.checks import check_lengths
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 
 from ranker.ranking.rank import rank_with
-from ranker.ranking.retrieve import installs_of
 from ranker.ranking.score import Scorer
+from ranker.retrieval.item_counts import installs_of
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader
 from stream.events.types import Item

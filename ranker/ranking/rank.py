@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -13,10 +13,11 @@ import numpy as np
 from ranker import metrics
 from ranker.explore.exploration import draw_of
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.retrieve import retrieve
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import Chosen, Draw, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
+from ranker.retrieval.candidates import Candidates, retrieve
+from ranker.retrieval.pools import Query
 from ranker.versions.model import Version
 from stream.events.codec import encode
 from stream.events.types import EVENT_BYTES_MAX, ID_BYTES_MAX, Impression, RankReply, RankRequest
@@ -24,6 +25,7 @@ from stream.features.page_features import Layout, build_page, select
 from stream.features.serve_as import as_logged, as_served
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
+from stream.spec.retrieval import Retrieval
 from stream.tables.dtypes import F64, I64, U64
 
 DEADLINE: Final = "deadline"
@@ -151,15 +153,21 @@ class Ranker:
         return msgspec.structs.replace(reply, rank_us=rank_us)
 
     def _by_popularity(self, request: RankRequest, profile: Callable[[], UserProfile]) -> RankReply:
-        known = self._cache.items
-        popular = self._watcher.popular.items or self._watcher.popular.reorder(None, self._cache.columns)
+        known, columns = self._cache.items, self._cache.columns
+        if not self._watcher.pool_builder.pools.added:
+            self._watcher.pool_builder.rebuild(None, columns)
         history = profile().history if request.history is None else request.history
         notes = [NO_HISTORY, NO_MODEL] if history is None else [NO_MODEL]
-        names = _given(request) or self._retrieved(request, popular, history or [])
-        scores = {name: known[name].popularity if name in known else 0.0 for name in names}
-        best = sorted(names, key=lambda name: -scores[name])[: request.k]
-        return RankReply(request.request_id, request.user, best, [scores[name] for name in best], 0, scored=len(names),
-                         notes=notes, time_ms=request.time_ms or self._now_ms())  # fmt: skip
+        candidates = Candidates(_given(request))
+        if not candidates.names:
+            candidates = self._retrieved(request, history or [], None)
+        names = candidates.names
+        scores = [known[name].popularity if name in known else 0.0 for name in names]
+        best = sorted(range(len(names)), key=lambda i: -scores[i])[: request.k]
+        return RankReply(
+            request.request_id, request.user, [names[i] for i in best], [scores[i] for i in best], 0,
+            scored=len(names), notes=notes, time_ms=request.time_ms or self._now_ms(), **_found(candidates, best),
+        )  # fmt: skip
 
     def _by_model(
         self,
@@ -170,15 +178,16 @@ class Ranker:
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
-        names = _given(request)
-        rows, unknown = catalogue.lookup(names)
+        candidates = Candidates(_given(request))
+        rows, unknown = catalogue.lookup(candidates.names)
         history, attributes = _merged(request, profile)
         notes = [NO_HISTORY] if history is None else []
         if attributes is None:
             notes.append(NO_USER)
-        if not names:
-            names = self._retrieved(request, self._watcher.popular.items, history or [])
-            rows, unknown = catalogue.lookup(names)
+        if not candidates.names:
+            candidates = self._retrieved(request, history or [], served)
+            rows, unknown = catalogue.lookup(candidates.names)
+        names = candidates.names
         user = version.plan.layout.user(request.user, attributes or {}, history or [], request.context)
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         ranked = rank_with(
@@ -193,21 +202,35 @@ class Ranker:
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
+            **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 
-    def _retrieved(self, request: RankRequest, popular: list[str], history: Sequence[str]) -> list[str]:
-        """Popular items that the user doesn't have. Raises BadEvent when there's none."""
-        is_deleted = self._cache.is_deleted
-        names = retrieve((item for item in popular if not is_deleted(item)), history)
-        if not names and all(map(is_deleted, popular)):
+    def _retrieved(self, request: RankRequest, history: Sequence[str], served: ServedVersion | None) -> Candidates:
+        """Items that the user doesn't have. Raises BadEvent when there's none."""
+        pools, is_deleted = self._watcher.pool_builder.pools, self._cache.is_deleted
+        settings = served.version.plan.spec.retrieval if served else Retrieval()
+        catalogue = served.catalogue if served else None
+        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue)
+        found = retrieve(query, set(history), is_deleted)
+        if not found.names and all(map(is_deleted, pools.orders["popular"])):
             raise BadEvent(
                 "nothing to rank: no items are known; write items to the topic `items`, or name candidates "
                 "(items that were shown are known once their pages are learned)"
             )
-        if not names:
+        if not found.names:
             raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
-        return names
+        return found
+
+
+def _found(candidates: Candidates, order: Sequence[int]) -> dict[str, Any]:
+    """What a reply says of where these of the candidates come from."""
+    if not candidates.sources:
+        return {}
+    return {
+        "sources": [candidates.sources[i] for i in order],
+        "source_ranks": [candidates.source_ranks[i] for i in order],
+    }
 
 
 def _given(request: RankRequest) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 from ranker import metrics
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.freshness import FreshnessTracker, Learned
-from ranker.ranking.retrieve import PopularItems
+from ranker.retrieval.sweep import PoolBuilder
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader, VersionProvider
 from stream.features.page_features import Catalogue
@@ -57,7 +57,7 @@ class VersionWatcher:
         loader: VersionProvider | None = None,
     ) -> None:
         self.served: ServedVersion | None = None
-        self.popular = PopularItems()
+        self.pool_builder = PoolBuilder()
         self.freshness = FreshnessTracker()
         self.rejection = ""  # why the last version was rejected
         self.checked = threading.Event()  # set by `run` after its first check, whatever it found
@@ -92,8 +92,9 @@ class VersionWatcher:
         log.info("version %d is served from %s until the store answers", manifest.version, self._files.folder)
 
     def items_loaded(self) -> None:
-        """Reorder the popular items now that all items are cached, before the first request."""
-        self.popular.reorder(self.served.version if self.served else None, self._cache.columns)
+        """Sweep all items now that they are cached, before the first request."""
+        version, catalogue = (self.served.version, self.served.catalogue) if self.served else (None, None)
+        self.pool_builder.rebuild(version, self._cache.columns, catalogue)
 
     def save_live(self) -> None:
         """Save the live version and the latest decision to `files`, when they have changed."""
@@ -225,13 +226,13 @@ class VersionWatcher:
         catalogue = self._cache.catalogue(version.plan.layout)
         self._cache.set_shown(version.shown)
         if old is None:
-            self.popular.reorder(version, self._cache.columns)
+            self.pool_builder.rebuild(version, self._cache.columns, catalogue)
         now_ms = self._now_ms()
         self.served = ServedVersion(version, catalogue, now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.labels(self._model).set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
-        self.popular.refresh(version, self._cache.columns)
+        self.pool_builder.refresh(version, self._cache.columns, catalogue)
 
     def _first_learned(self, manifest: Manifest, live: Version) -> list[Learned]:
         """Installs that this swap makes servable, by the version that learned them, skipped versions among them."""
@@ -248,9 +249,10 @@ class VersionWatcher:
 
     def _refresh(self, served: ServedVersion | None) -> None:
         """Include items that have arrived since the swap."""
-        self.popular.refresh(served.version if served else None, self._cache.columns)
         if served is None:
+            self.pool_builder.refresh(None, self._cache.columns)
             return
         catalogue = self._cache.catalogue(served.version.plan.layout)
+        self.pool_builder.refresh(served.version, self._cache.columns, catalogue)
         if catalogue is not served.catalogue:
             self.served = ServedVersion(served.version, catalogue, served.since_ms)

@@ -75,6 +75,7 @@ class RequestLoop:
         self._unread_bytes = 0
         self._trackers: dict[int, OffsetTracker] = {}  # by partition
         self._committed_s = self._polled_s = self._skew_logged_s = clock_s()
+        self._ranked_s = 0.0  # when the last reply was ready
         self._must_rewind = False
         self._replied = 0  # since the last poll
 
@@ -217,7 +218,7 @@ class RequestLoop:
 
     def _answer_slice(self) -> None:
         """Rank the next requests."""
-        started_s = sent_s = self._clock_s()
+        sent_s = self._clock_s()
         batch: list[tuple[WaitingRequest, RankRequest]] = []
         for waiting in self._queue.take(max(1, min(SLICE_MAX, int(SLICE_MS / self._admission.cost_ms)))):
             request = self._request(waiting.part, waiting.record, waiting.opened, waiting.target)
@@ -234,8 +235,10 @@ class RequestLoop:
             self._reply(waiting, reply)
             waiting.opened.open -= 1
             now_s = self._clock_s()
-            self._queue.done(None if reply.error else (now_s - started_s) * 1e3)
-            started_s = now_s
+            # A request also waits for what the loop does between two slices: reading, and shedding others.
+            took_s = now_s - max(self._ranked_s, waiting.read_s)
+            self._queue.done(None if reply.error else took_s * 1e3)
+            self._ranked_s = now_s
             if now_s - sent_s >= LINGER_S:
                 self._replies.send()
                 sent_s = now_s

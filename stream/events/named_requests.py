@@ -93,7 +93,9 @@ def decode_named(raw: bytes, *, is_json: bool = True) -> NamedRequest:
     try:
         found: NamedRequest = decoder.decode(raw)
     except DECODE_ERRORS as bad:
-        raise BadEvent(f"not a request: {bad}") from None
+        halves = is_json and "truncated" in str(bad) and raw.rstrip().endswith(b"}")
+        why = r"a text has half of a surrogate pair (\ud800 to \udfff)" if halves else str(bad)
+        raise BadEvent(f"not a request: {why}") from None
     return found
 
 

@@ -15,6 +15,7 @@ from stream.events.codec import DECODE_ERRORS, decode_requests, event_count
 from stream.events.named_requests import decode_named, is_named, named_parts
 from stream.events.types import (
     EVENTS_MAX,
+    ID_BYTES_MAX,
     NUMBER_MAX,
     RECORD_BYTES_MAX,
     REQUEST_BYTES_MAX,
@@ -24,7 +25,7 @@ from stream.events.types import (
 )
 from stream.runtime.errors import BadEvent
 
-NAMES_MAX: Final = 1_024  # characters of request id and user together: beyond it nothing is told by the head
+NAMES_MAX: Final = 1_024  # characters of request id and user together that the reply to an invalid request repeats
 FIELDS: Final = len(RankRequest.__struct_fields__)
 TAG: Final = RankRequest.__struct_config__.tag
 
@@ -99,7 +100,9 @@ class RequestPart:
         is_plain = (
             head.request_id
             and head.user
-            and len(head.request_id) + len(head.user) <= NAMES_MAX
+            and _fits(head.request_id)
+            and _fits(head.user)
+            and _fits(head.model)
             and 0 <= head.deadline_ms < NUMBER_MAX
             and 0 <= head.time_ms < TIME_MS_MAX
         )
@@ -154,6 +157,10 @@ def _positional_parts(record: bytes) -> list[msgspec.Raw]:
             if rejected == record:
                 raise BadEvent(reason)
     return raws
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= ID_BYTES_MAX // 4 or len(text.encode()) <= ID_BYTES_MAX  # a character has at most 4 bytes
 
 
 def _named(head: _NamedHead) -> RequestHead:

@@ -93,13 +93,18 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, PLAIN, b"/livez, /readyz, /metrics\n")
 
+    def do_HEAD(self) -> None:
+        """The same, without the body."""
+        self.do_GET()
+
     def _send(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         with suppress(ConnectionError):  # whoever asked didn't wait
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests aren't logged."""

@@ -13,11 +13,12 @@ from stream.spec.built_in_columns import NEWEST, built_in_columns
 from stream.spec.columns import NUMBERS, POSITION, Column, Cross, PageTime, Statistic
 from stream.spec.explore import Explore
 from stream.spec.parts import Deep, Drift, Label, Publish, Wide
+from stream.spec.retrieval import Retrieval
 from stream.spec.values import Bound, ColumnType, Name, Part, PartName
 
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
-LEFT_OUT: Final = ("name", "publish", "slices", "drift", "explore")  # of the fingerprint
+LEFT_OUT: Final = ("name", "publish", "slices", "drift", "retrieval", "explore")  # of the fingerprint
 EVERY_BEFORE: Final = 20_000  # the default of deep.warm_start.every in earlier builds
 
 
@@ -41,14 +42,16 @@ class Spec(Part, frozen=True):
     label: Label = field(default_factory=Label)
     publish: Publish = field(default_factory=Publish)
     drift: Drift = Drift()
+    retrieval: Retrieval = Retrieval()
     explore: Explore = Explore()
 
     def fingerprint(self) -> str:
         """16 hex digits: equal for specs whose models are interchangeable.
 
-        It leaves out name, publish, slices, drift, explore and label.organic: no example depends on them (a statistic
-        of organic installs is part of it anyway); label.base_rate, of which only a new model knows; label.skew: it was
-        added later, and models had to stay valid; and label.sample_negatives, which changes how soon weights move.
+        It leaves out what no example depends on: name, publish, slices, drift, retrieval, explore and label.organic (a
+        statistic of organic installs is part of it anyway); label.base_rate, of which only a new model knows;
+        label.skew: it was added later, and models had to stay valid; and label.sample_negatives, which changes how
+        soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """

@@ -13,6 +13,8 @@ from stream.runtime.errors import SpecError
 from stream.spec.columns import Column, Cross, PageTime, Statistic
 from stream.spec.explore import Explore, ExploreKind
 from stream.spec.parts import Deep, Gate, Label, OrganicTo, Policy, Publish, WarmStart, Wide
+from stream.spec.retrieval import Retrieval
+from stream.spec.retrieval_rules import check_retrieval
 from stream.spec.spec import Spec
 from stream.spec.spec_rules import check_rules, near
 from stream.spec.statistic_kinds import Measure
@@ -78,6 +80,7 @@ def _check(spec: Spec, text: str, source: str) -> None:
         raise SpecError(f"{source}{_line_of(path, text)}: {why}")
 
     check_rules(spec, reject)
+    check_retrieval(spec, reject)
 
 
 def _line_of(path: Sequence[str], text: str) -> str:
@@ -124,6 +127,7 @@ _TABLES: Final = {
     "page": PageTime,
     "warm_start": WarmStart,
     "gate": Gate,
+    "retrieval": Retrieval,
     "explore": Explore,
     "statistics": Statistic,
     "user": Column,

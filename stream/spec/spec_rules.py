@@ -244,6 +244,8 @@ def _check_durations(spec: Spec, reject: Reject) -> None:
     durations |= {("wide", "crosses", f"{i}"): cross.expire
              for i, cross in enumerate(spec.crosses(), -len(spec.wide.features))}  # fmt: skip
     durations |= {("publish", "every"): spec.publish.every, ("publish", "deep_every"): spec.publish.deep_every}
+    durations |= {("retrieval", name): getattr(spec.retrieval, name)
+             for name in ("trending_half_life", "popular_half_life")}  # fmt: skip
     for path, text in durations.items():
         if text is None:
             continue

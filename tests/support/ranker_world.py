@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,11 +77,15 @@ class World:
         }  # fmt: skip
         return self._nest.run("ranker", [json.dumps(given)], {}, self.settings.local / f"ranker-{worker}.log")
 
+    def run_file(self, worker: str = "0") -> dict[str, Any]:
+        """What a ranker has written of itself: its ports. Raises OSError before it has."""
+        settings = self.settings.model_copy(update={"worker": worker})
+        return dict(json.loads(run_file(settings, "ranker").read_text()))
+
     def health(self, path: str, worker: str = "0") -> str:
         """What a ranker answers on one of its paths; empty when it doesn't."""
         try:
-            settings = self.settings.model_copy(update={"worker": worker})
-            port = json.loads(run_file(settings, "ranker").read_text())["port"]
+            port = self.run_file(worker)["port"]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
                 return str(answer.read().decode())
         except (OSError, ValueError):

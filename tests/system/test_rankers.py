@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from tests.support.forked_services import Nest
 from tests.support.ranker_world import Caller, World, toy, write_items
 from tests.support.waiting import wait_until
+from thalweg.client import Client, ClientError
 from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
@@ -58,6 +59,33 @@ class Load:
                 thread.join()
 
 
+class HttpLoad:
+    """One client of several rankers, which asks one request after the other, and notes how long each took."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.waited_s: list[float] = []
+        self.errors: list[ClientError] = []
+        self._stop = threading.Event()
+        self._client = Client(addresses, deadline_ms=10_000)
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            begun_s = time.monotonic()
+            try:
+                self._client.rank(f"u{len(self.waited_s) % 7}", k=5)
+            except ClientError as error:
+                self.errors.append(error)
+            self.waited_s.append(time.monotonic() - begun_s)
+
+    def finish(self) -> None:
+        """Ask no more."""
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+
 @pytest.fixture
 def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[World]:
     """Four partitions, items and a version."""
@@ -70,12 +98,12 @@ def world(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterat
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_one_of_two_rankers_ends_under_load(world: World, number: signal.Signals) -> None:
-    """Whoever is left answers the other's partitions too: each request has a ranked reply."""
+    """Whoever is left answers the other's partitions too, and the client's calls: each request has a ranked reply."""
     rankers = {worker: world.ranker(worker) for worker in "ab"}
     try:
         for worker in rankers:
             wait_until(lambda: world.health("readyz", worker).startswith("ready (version"))  # noqa: B023  # at once
-        load = Load(world)
+        load, over_http = Load(world), HttpLoad([world.run_file(worker)["http"] for worker in rankers])
         wait_until(lambda: all(_replies(world, worker) for worker in rankers), "both rankers to answer")
         load.wait_for(100)
         before = len(load.waited_s)
@@ -85,11 +113,14 @@ def test_one_of_two_rankers_ends_under_load(world: World, number: signal.Signals
         wait_until(lambda: len(load.waited_s) >= load.caller.asked - 5, "the survivor to catch up")
         load.wait_for(100)
         load.finish()
-        print(f"{number.name}: the last to be answered waited {max([*load.waited_s.values()][before:]):.2f} s")
+        over_http.finish()
+        longest_s = max([*load.waited_s.values()][before:]), max(over_http.waited_s)
+        print(f"{number.name}: the longest wait was {longest_s[0]:.2f} s over Kafka, {longest_s[1]:.2f} s over HTTP")
     finally:
         for process in rankers.values():
             process.kill()
             process.wait()
+    assert not over_http.errors
     assert {reply.error for reply in load.caller.replies} == {""}
 
 

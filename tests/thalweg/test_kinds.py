@@ -17,9 +17,9 @@ from learner.publishing.version_parts import statistics_source
 from learner.training.model import Model
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
-from ranker.ranking.retrieve import install_statistic
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.retrieval.item_counts import install_statistic
 from ranker.versions.snapshot_validation import statistic_change
 from stream.events.types import Item, RankRequest
 from stream.features.encoder import one_page

@@ -142,6 +142,20 @@ def test_a_foreign_host_is_refused() -> None:
         assert "THALWEG_HTTP_HOSTS" in problem_of(ranker.client.get("/livez", headers={"Host": "a.b"}))["remedy"]
 
 
+def test_head_answers_as_get_without_the_body() -> None:
+    """Load balancers ask by HEAD; what changes something stays POST."""
+    with http_ranker() as ranker:
+        for path, status in {
+            "/livez": 200,
+            "/readyz": 200,
+            "/v1/models": 200,
+            "/nothing": 404,
+            "/v1/rank": 405,
+        }.items():
+            response = ranker.client.head(path)
+            assert (response.status_code, response.content) == (status, b""), path
+
+
 def test_no_answer_lets_another_site_read_it(file: Path) -> None:
     """CORS is off: no answer has an Access-Control header, whatever Origin asks, and preflights get no consent."""
     with http_ranker(file) as ranker:

@@ -3,6 +3,8 @@
 import os
 import resource
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -26,17 +28,32 @@ def answers(ranker: HttpRanker) -> bool:
         return read_to_end(connection).startswith(b"HTTP/1.1 200 OK")
 
 
+CLIENTS: Final = """
+import resource, socket, sys
+port, count = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+connections = [socket.create_connection(("127.0.0.1", port), timeout=30) for _ in range(count)]
+for connection in connections[::2]:
+    connection.sendall(b"GET /livez HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_idle_connections_delay_nobody() -> None:
-    """Thousands that have sent nothing, or are between two requests."""
+    """Thousands that have sent nothing, or are between two requests; their clients are another process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * IDLE + 2_000, hard), hard))
-    with http_ranker(bounds=Bounds(IDLE + 10, head_s=600.0)) as ranker, ExitStack() as stack:
-        for n in range(IDLE):
-            connection = stack.enter_context(ranker.connect())
-            if n % 2:
-                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert answers(ranker)
-        assert ranker.rank().status_code == 200
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with http_ranker(bounds=Bounds(IDLE + 10, head_s=600.0)) as ranker:
+        command = [sys.executable, "-c", CLIENTS, str(ranker.server.port), str(IDLE)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+            assert clients.stdout is not None
+            assert clients.stdout.readline() == b"connected\n"
+            assert answers(ranker)
+            assert ranker.rank().status_code == 200
+            clients.communicate()
+        assert clients.returncode == 0
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

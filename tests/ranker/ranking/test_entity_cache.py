@@ -9,7 +9,7 @@ import pytest
 
 from ranker.ranking import entity_cache
 from ranker.ranking.entity_cache import EntityCache, ItemConsumer
-from ranker.ranking.retrieve import PopularItems
+from ranker.retrieval.sweep import PoolBuilder
 from stream.events.codec import decode_entity, encode
 from stream.events.topics import ITEMS, ITEMS_DLQ
 from stream.events.types import DeadLetter, Item, User
@@ -71,7 +71,7 @@ def test_models_share_the_items(log: MemoryLog, stop: threading.Event) -> None:
 
 def by_popularity(cache: EntityCache) -> list[str]:
     """Known items in the order in which they're retrieved without a model."""
-    return PopularItems().reorder(None, cache.columns)
+    return [*PoolBuilder().rebuild(None, cache.columns).orders["popular"]]
 
 
 def test_items_that_were_only_shown_come_last() -> None:

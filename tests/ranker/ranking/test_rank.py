@@ -2,15 +2,16 @@
 
 import time
 
+import msgspec
 import numpy as np
 import pytest
 
 from ranker.kernels.plan import Plan
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker, rank_with
-from ranker.ranking.retrieve import install_statistic, installs_of
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.retrieval.item_counts import install_statistic, installs_of
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import load_version
 from stream.events.codec import decode_events, encode, encode_record
@@ -22,6 +23,7 @@ from stream.features.page_kernels import open_page
 from stream.history.profiles import UserProfile
 from stream.runtime.errors import BadEvent
 from stream.snapshots.memory_store import MemoryStore
+from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
 from stream.tables.dtypes import U64
@@ -186,7 +188,7 @@ def test_without_candidates_popular_items_are_retrieved(house: House) -> None:
     assert installs is not None
     assert installs.max() > 0
     order = [names[i] for i in np.argsort(-installs, kind="stable")]
-    assert house.watcher.popular.items == order
+    assert house.watcher.pool_builder.pools.orders["popular"] == order
     reply = house.answer(order[:3], k=1000)
     assert set(reply.items) == set(order[3:])
 
@@ -320,3 +322,50 @@ def test_nothing_to_rank_is_an_error(house: House) -> None:
         house.cache.put(name, None)
     with pytest.raises(BadEvent, match="no items are known; write items"):
         house.answer()
+
+
+def test_a_reply_names_what_retrieved_each_item() -> None:
+    """By item the source and its rank there, of what is returned; nothing for the request's own candidates."""
+    spec = some_spec(np.random.default_rng(5), ["wide", "deep"])
+    house = House(spec=msgspec.structs.replace(spec, retrieval=Retrieval(count=9, new=4, new_below=1_000)))
+    popular = house.answer(["i0"])
+    assert [*zip(popular.items, popular.sources, popular.source_ranks, strict=True)] == [
+        (f"i{n}", "popular", n) for n in range(1, 6)
+    ]
+    house.publish()
+    reply = house.answer(["i1"], k=1_000)
+    assert len(reply.items) == reply.scored == 9
+    assert sorted(reply.source_ranks[i] for i in range(9) if reply.sources[i] == "new") == [1, 2, 3, 4]
+    order = [name for name in house.watcher.pool_builder.pools.orders["popular"] if name != "i1"]
+    found = zip(reply.items, reply.sources, reply.source_ranks, strict=True)
+    ranks = {name: rank for name, source, rank in found if source == "popular"}
+    assert ranks == {name: order.index(name) + 1 for name in ranks}
+    assert len(ranks) == 5
+    given = house.answer(candidates=["i1", "i2"])
+    assert (given.sources, given.source_ranks) == ([], [])
+
+
+def test_an_item_that_was_just_described_gets_its_chance() -> None:
+    """The next request after its record retrieves it as new, with whatever version is live."""
+    spec = some_spec(np.random.default_rng(5), ["wide", "deep"])
+    house = House(spec=msgspec.structs.replace(spec, retrieval=Retrieval(count=5, new=1, new_below=1)))
+    house.publish()
+    house.cache.put("fresh", Item("fresh", {"tags": ["a"]}))
+    reply = house.answer([], k=5)
+    assert (reply.sources[reply.items.index("fresh")], reply.source_ranks[reply.items.index("fresh")]) == ("new", 1)
+
+
+def test_an_unknown_user_with_a_history_gets_a_personal_page() -> None:
+    """Nobody knows the user: what the request says of history and context decides what is retrieved and its scores."""
+    spec = some_spec(np.random.default_rng(5), ["wide", "deep"])
+    retrieval = Retrieval(count=10, same=10, same_by=["item.tags"])
+    house = House(spec=msgspec.structs.replace(spec, retrieval=retrieval))
+    house.publish()
+    context = {"device": "x"}
+    with_a, with_c = (house.answer(None, user="nobody", history=[item], context=context, k=10) for item in ("i2", "i3"))
+    assert with_a.notes == with_c.notes == ["no_user"]
+    assert set(with_a.items) != set(with_c.items)
+    assert "same" not in with_a.sources  # i2 has no tags
+    assert with_c.sources == ["same"] * 10
+    other = house.answer(None, user="nobody", history=["i3"], context={"device": "y"}, k=10)
+    assert (other.items, other.features != with_c.features) == (with_c.items, True)

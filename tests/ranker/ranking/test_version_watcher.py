@@ -432,11 +432,11 @@ def test_items_that_came_since_the_last_order_are_found(store: CountingStore, mo
     first, *rest = items(30)
     cache.put(first.item, first)
     watcher.step()
-    assert watcher.popular.items == [first.item]
+    assert watcher.pool_builder.pools.orders["popular"] == [first.item]
     for item in rest:
         cache.put(item.item, item)
     watcher.items_loaded()
-    assert len(watcher.popular.items) == 30
+    assert len(watcher.pool_builder.pools.orders["popular"]) == 30
 
 
 def test_a_pin_outlives_a_restart(store: CountingStore, model: ToyModel, tmp_path: Path) -> None:

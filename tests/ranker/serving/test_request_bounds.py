@@ -10,8 +10,8 @@ from ranker.serving.admission import COST_MS_START
 from ranker.serving.request_loop import HEADS_MAX
 from stream.events.topics import REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import RankRequest
-from stream.log.protocol import START
-from tests.support.request_bench import QUEUE_MS, Bench, metric
+from stream.log.protocol import START, Record
+from tests.support.request_bench import COST_MS, QUEUE_MS, Bench, metric
 
 
 @pytest.fixture
@@ -88,6 +88,29 @@ def test_who_was_admitted_keeps_his_place(bench: Bench) -> None:
     answered = [n for n in range(51) if not kinds[f"new{n}"]]
     assert answered == list(range(len(answered)))
     assert 0 < len(answered) < 51
+
+
+def test_what_others_cost_is_part_of_the_wait(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading and shedding between two slices count in the mean cost by which requests are admitted."""
+    poll = bench.reader.poll
+
+    def slow_poll(timeout_s: float, records_max: int = 500) -> list[Record]:
+        bench.clock.now_ms += 5
+        return poll(timeout_s, records_max)
+
+    monkeypatch.setattr(bench.reader, "poll", slow_poll)
+    bench.ask(*(RankRequest(f"{n}", "u") for n in range(40)))
+    bench.answer_all()
+    assert COST_MS < bench.admission.cost_ms < COST_MS + 5
+
+
+@pytest.mark.parametrize("request_id", ["r" * 257, "é" * 129])
+def test_an_id_over_the_limit_is_invalid(bench: Bench, request_id: str) -> None:
+    """Also where the head decides: a request that has expired, or would be shed."""
+    bench.ask(RankRequest(request_id, "u"))
+    bench.clock.now_ms += 60_000
+    bench.answer_all()
+    assert bench.kinds() == {request_id: "invalid"}
 
 
 def test_what_cant_be_answered_in_time_is_shed(bench: Bench) -> None:

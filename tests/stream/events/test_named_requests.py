@@ -12,12 +12,12 @@ from stream.runtime.errors import BadEvent
 
 WHOLE = RankRequest(
     "q1", "u1", 3, 1_000, {"hour": 3.0, "app": "x"}, ["a"], 50, ["b"], {"age": 3.0, "of": ["x", "y"]}, "m",
-    ReplyTo("t", 2),
+    ReplyTo("t", 2), ["kids", {"exclude": ["a"]}],
 )  # fmt: skip
 NAMED = {
     "request_id": "q1", "user": "u1", "k": 3, "time_ms": 1_000, "context": {"hour": 3, "app": "x"},
     "candidates": ["a"], "deadline_ms": 50, "history": ["b"], "attributes": {"age": 3, "of": ["x", "y"]},
-    "model": "m", "reply_to": {"topic": "t", "partition": 2},
+    "model": "m", "reply_to": {"topic": "t", "partition": 2}, "rules": ["kids", {"exclude": ["a"]}],
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ BAD = [
     ('{"user": "u"', "truncated"),
     ("", "truncated"),
     ('{"user": "\ud800"}'.encode("utf-8", "surrogatepass").decode("latin-1"), "not a request"),
+    (r'{"user": "\ud800"}', "half of a surrogate pair"),
     ("[" * 100_000, "object"),
 ]
 

@@ -1,5 +1,6 @@
 """Liveness, readiness, metrics."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -33,6 +34,17 @@ def test_readiness_says_why(tmp_path: Path) -> None:
     assert answer(health.port, "metrics")[0] == 200
     assert answer(health.port, "else")[0] == 404
     health.close()
+    health.close()
+
+
+def test_head_answers_as_get_without_the_body(tmp_path: Path) -> None:
+    """Load balancers ask by HEAD."""
+    health = Health("127.0.0.1", 0, lambda: (False, "waiting"))
+    connection = http.client.HTTPConnection("127.0.0.1", health.port, timeout=5)
+    for _ in range(2):
+        connection.request("HEAD", "/readyz")
+        found = connection.getresponse()
+        assert (found.status, found.read()) == (503, b"")
     health.close()
 
 

@@ -158,6 +158,16 @@ REFUSALS = [
     ('["user.history", "item.id"]', '["user.history.newst", "item.id"]', 22, "did you mean 'user.history.newest'?"),
     ('["user.history", "item.id"]', '["item.price.rank", "item.id"]', 22, "is no category here"),
     ('["user.age", "item.tags"', '["item.tags.rank", "item.tags"', 26, "'item.tags.rank' isn't declared"),
+    ("[slices]", "[retrieval]\ntrend = 5\n[slices]", 38, "key 'trend' in [retrieval]; did you mean 'trending'"),
+    ("[slices]", "[retrieval]\npopular = 90\nnew = 20\n[slices]", 38,
+     "the quotas (new 20, popular 90) are 110 candidates, over count = 100"),
+    ("[slices]", "[retrieval]\nsame = 5\n[slices]", 38, "same needs columns to go by, such as same_by"),
+    ("[slices]", '[retrieval]\nsame = 5\nsame_by = ["item.tag"]\n[slices]', 39,
+     "'item.tag' is no category of an item here; did you mean 'item.tags'"),
+    ("[slices]", '[retrieval]\ntrending_half_life = "1 day"\n[slices]', 38, "a duration, such as"),
+    ("[slices]", '[retrieval]\ntrending_half_life = "0s"\n[slices]', 38, "trending_half_life is 1 ms to"),
+    ('[statistics]\nrate = { kind = "rate", by = ["item.id"], prior = 5 }', "[retrieval]\nnew = 5\n[statistics]", 14,
+     "how often an item was shown is counted by a statistic of labels by the item alone: add one"),
     ("[slices]", '[slices]\n"page.hours" = ["0"]', 38, "did you mean 'page.hour'?"),
     ("[statistics]", '[page]\nutc_offset = "2h"\n[statistics]', 14, "page.utc_offset: Expected an offset"),
     ("[statistics]", '[page]\nutc_ofset = "+02:00"\n[statistics]', 14, "in [page]; did you mean 'utc_offset'"),
@@ -390,10 +400,11 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
         ("[statistics]", '[page]\nutc_offset = "+00:00"\n[statistics]'),
+        ("[slices]", "[retrieval]\nnew = 5\n[slices]"),
     ],
 )
 def test_a_fingerprint_stays_when_the_model_does(there: str, other: str) -> None:
-    """Name, publishing and organic installs aside; a default written out is still the default."""
+    """Name, publishing, retrieval and organic installs aside; a default written out is still the default."""
     assert TEXT.count(there) == 1
     assert parse_spec(TEXT.replace(there, other)).fingerprint() == parse_spec(TEXT).fingerprint()
 
@@ -457,3 +468,10 @@ def test_a_statistic_of_organic_installs_leaves_others_features_as_they_were() -
     text = TEXT.replace('window = "2s"', 'window = "2s"\norganic = "examples"')
     counted = parse_spec(text.replace("[wide]\n", ORGANIC.replace("rate =", "counted =") + "\n[wide]\n"))
     assert counted.fingerprint() != plain.fingerprint()
+
+
+def test_the_example_of_retrieval_is_read() -> None:
+    """The example of docs/retrieval.md is a valid section of a spec that has what it needs."""
+    section = Path("docs/retrieval.md").read_text().split("```toml")[1].split("```")[0]
+    text = TEXT.replace('tags = "categories"', 'tags = "categories"\ncategory = "category"')
+    assert parse_spec(f"{text}\n{section}").retrieval.quotas() == {"same": 20, "trending": 10, "new": 5, "popular": 0}

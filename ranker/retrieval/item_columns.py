@@ -1,22 +1,25 @@
-"""Items in arrays: what ordering them by popularity reads, without their objects and without the interpreter's lock."""
+"""Items in arrays: what a sweep over all of them reads, without their objects and without the interpreter's lock."""
 
+from collections import deque
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from stream.features.page_features import id_of, seed_of
-from stream.tables.dtypes import F64, U64
+from stream.tables.dtypes import F64, I64, U64
 
 ONLY_SHOWN: Final = -np.inf  # static popularity of an item that nobody described
+LATEST_MAX: Final = 256  # of the items added last, which are retrieved before a sweep has found them
 _SEED: Final = seed_of("item.id")
 
 
 class ItemSlice(NamedTuple):
-    """Some consecutive slots: ids, uint64 [n], and static popularity, float64 [n], NaN where there's no item."""
+    """Some consecutive slots, arrays [n]: ids; static popularity, NaN where there's no item; when each was added."""
 
     first: int
     ids: U64
     popularity: F64
+    added: I64
 
 
 class ItemColumns:
@@ -24,17 +27,22 @@ class ItemColumns:
 
     def __init__(self) -> None:
         self.names: list[str] = []  # by slot; empty: free
+        self.added = 0  # how many items were added so far
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self._ids = np.zeros(1024, np.uint64)
         self._popularity = np.full(1024, np.nan)
+        self._added = np.zeros(1024, np.int64)
+        self._latest: deque[tuple[int, str]] = deque(maxlen=LATEST_MAX)
 
     def put(self, name: str, popularity: float) -> None:
         """Add an item, or change its static popularity."""
         slot = self._slots.get(name)
         if slot is None:
+            self.added += 1
             slot = self._slots[name] = self._new_slot(name)
-            self._ids[slot] = id_of(_SEED, name)
+            self._ids[slot], self._added[slot] = id_of(_SEED, name), self.added
+            self._latest.append((self.added, name))
         self._popularity[slot] = popularity
 
     def remove(self, name: str) -> None:
@@ -47,8 +55,14 @@ class ItemColumns:
 
     def slice(self, first: int, count: int) -> ItemSlice:
         """Slots first : first + count, as far as there are some."""
-        last = min(first + count, len(self.names))
-        return ItemSlice(first, self._ids[first:last], self._popularity[first:last])
+        part = np.s_[first : min(first + count, len(self.names))]
+        return ItemSlice(first, self._ids[part], self._popularity[part], self._added[part])
+
+    def added_since(self, added: int) -> list[str]:
+        """Items added after so many had been, the newest first; LATEST_MAX at most."""
+        if self.added == added:
+            return []
+        return [name for number, name in reversed(tuple(self._latest)) if number > added and name in self._slots]
 
     def _new_slot(self, name: str) -> int:
         if self._free:
@@ -59,5 +73,6 @@ class ItemColumns:
         if slot == len(self._ids):
             self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
             self._popularity = np.concatenate([self._popularity, np.full_like(self._popularity, np.nan)])
+            self._added = np.concatenate([self._added, np.zeros_like(self._added)])
         self.names.append(name)
         return slot

@@ -1,4 +1,4 @@
-"""Popular items, in order."""
+"""Sweeps over all items, and the order by popularity that they find."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ranker.ranking import retrieve
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.retrieve import PopularItems, installs_of
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.retrieval import sweep as sweeps
+from ranker.retrieval.item_counts import installs_of
+from ranker.retrieval.sweep import PoolBuilder
 from ranker.versions.model import Version
 from stream.events.types import Item
 from stream.features.page_features import id_of, seed_of
 from stream.snapshots.memory_store import MemoryStore
+from stream.spec.retrieval import Retrieval
 from tests.support.random_models import ToyModel, some_spec
 
 NAMES = [f"i{n}" for n in range(40)]  # the model's world has 30 of them
@@ -38,8 +40,13 @@ def version() -> Version:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few popular items, out of small slices."""
-    monkeypatch.setattr(retrieve, "POPULAR_MAX", FEW)
-    monkeypatch.setattr(retrieve, "SLICE", 5)
+    monkeypatch.setattr(sweeps, "EXTRA", FEW - Retrieval().count)
+    monkeypatch.setattr(sweeps, "SLICE", 5)
+
+
+def popular_of(builder: PoolBuilder) -> Sequence[str]:
+    """The popular items that the last sweep found, in order."""
+    return builder.pools.orders.get("popular", [])
 
 
 def sorted_fully(cache: EntityCache, shown: Sequence[str], deleted: set[str], version: Version | None) -> list[str]:
@@ -76,7 +83,7 @@ def test_slice_by_slice_gives_the_order_of_a_full_sort(
     version: Version, with_model: bool, changes: list[tuple[object, ...]]
 ) -> None:
     """Whatever was put, deleted and shown, and whenever slices were ordered: the next whole sweep has the best."""
-    cache, popular, by = EntityCache(), PopularItems(), version if with_model else None
+    cache, builder, by = EntityCache(), PoolBuilder(), version if with_model else None
     shown: list[str] = []
     deleted: set[str] = set()
     for kind, *what in changes:
@@ -91,40 +98,40 @@ def test_slice_by_slice_gives_the_order_of_a_full_sort(
             shown = list(what[0])  # type: ignore[call-overload]
             cache.set_shown(shown)
         else:
-            popular.refresh(by, cache.columns)
-            assert len(set(popular.items)) == len(popular.items) <= FEW
+            builder.refresh(by, cache.columns)
+            assert len(set(popular_of(builder))) == len(popular_of(builder)) <= FEW
     expected = sorted_fully(cache, shown, deleted, by)[:FEW]
-    assert popular.reorder(by, cache.columns) == expected == popular.items
+    assert builder.rebuild(by, cache.columns).orders["popular"] == expected == popular_of(builder)
 
 
 @pytest.mark.usefixtures("small")
 def test_a_refresh_orders_one_slice(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order is replaced when all slices were seen, and then rests."""
-    monkeypatch.setattr(retrieve, "DUTY_CYCLE_MAX", 1e-9)
-    cache, popular = EntityCache(), PopularItems()
+    monkeypatch.setattr(sweeps, "DUTY_CYCLE_MAX", 1e-9)
+    cache, builder = EntityCache(), PoolBuilder()
     for n, name in enumerate(NAMES):
         cache.put(name, Item(name, popularity=float(n)))
     for _ in range(len(NAMES) // 5 - 1):
-        popular.refresh(None, cache.columns)
-        assert popular.items == []
-    popular.refresh(None, cache.columns)
-    assert popular.items == NAMES[: -FEW - 1 : -1]
+        builder.refresh(None, cache.columns)
+        assert not builder.pools.orders
+    builder.refresh(None, cache.columns)
+    assert popular_of(builder) == NAMES[: -FEW - 1 : -1]
     cache.put("best", Item("best", popularity=1_000.0))
     for _ in range(20):
-        popular.refresh(version, cache.columns)
-    assert popular.items == NAMES[: -FEW - 1 : -1]
-    assert popular.reorder(None, cache.columns)[0] == "best"
+        builder.refresh(version, cache.columns)
+    assert popular_of(builder) == NAMES[: -FEW - 1 : -1]
+    assert builder.rebuild(None, cache.columns).orders["popular"][0] == "best"
 
 
 def test_an_item_that_goes_during_a_sweep_is_left_out() -> None:
     """Its slot may have another item by then, which is an item all the same."""
-    cache, popular = EntityCache(), PopularItems()
+    cache, builder = EntityCache(), PoolBuilder()
     for name in ("a", "b"):
         cache.put(name, Item(name))
-    sweep = retrieve._Sweep(None, cache.columns)
+    sweep = sweeps._Sweep(None, cache.columns, None, sweeps._Counters())
     assert sweep.step()
     cache.put("a", None)
-    assert sweep.names() == ["b"]
+    assert sweep.pools().orders["popular"] == ["b"]
     cache.put("c", Item("c"))
-    assert sweep.names() == ["c", "b"]
-    assert popular.reorder(None, cache.columns) == ["c", "b"]
+    assert sweep.pools().orders["popular"] == ["c", "b"]
+    assert builder.rebuild(None, cache.columns).orders["popular"] == ["c", "b"]
