@@ -226,5 +226,5 @@ def _merged(contents: Sequence[Payload]) -> Payload:
     name = "rows" if "rows" in contents[0] else "keys"
     keys = np.concatenate([c[name][:, 0] if name == "rows" else c[name] for c in contents])
     newest = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
-    by_row = {n for n in contents[0] if n in ("rows", "keys", "weights", "vectors")}
+    by_row = {n for n in contents[0] if n in ("rows", "keys", "weights", "sums", "vectors")}
     return {n: np.concatenate([c[n] for c in contents])[newest] if n in by_row else a for n, a in contents[-1].items()}
