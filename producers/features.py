@@ -8,7 +8,7 @@ joined: the windows that its arrival closes aren't known yet.
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -41,12 +41,21 @@ from stream.tables.dtypes import U64
 ALL: Final = -1  # partitions
 
 
+class CandidatePage(NamedTuple):
+    """What a page could have shown, with features as of its time: first the candidates, then what else it shows."""
+
+    words: U64
+    size: int  # how many are candidates
+    shown: list[int]  # index of each item of the page
+
+
 class JoinedEvent(NamedTuple):
     """An event as written to the log, and what the joiner emits for it."""
 
     event: WorldEvent
     examples: list[Examples]
     organic: Sequence[Organic] = ()  # if a statistic of the spec learns organic installs
+    candidates: CandidatePage | None = None
 
 
 class PreparedEvent(NamedTuple):
@@ -57,6 +66,7 @@ class PreparedEvent(NamedTuple):
     time_ms: int = 0
     partition: int = ALL
     words: U64 | None = None  # features of a page that has none
+    candidates: CandidatePage | None = None
 
 
 class Histories:
@@ -91,10 +101,12 @@ class Histories:
 class FeatureBuilder:
     """Builds the features of pages. `process` every event in the order of the log.
 
-    `statistics` equal those of a learner that has learned all examples emitted so far.
+    `statistics` equal those of a learner that has learned all examples emitted so far. With `candidates` pages have a
+    `CandidatePage`, too.
     """
 
-    def __init__(self, spec: Spec, partitions: int) -> None:
+    def __init__(self, spec: Spec, partitions: int, candidates: "Candidates | None" = None) -> None:
+        self._candidates = candidates
         self.layout = Layout(spec)
         self.statistics = LabelStatistics(StatisticsProgram(spec, self.layout))
         self.catalogue = Catalogue(self.layout)
@@ -149,6 +161,8 @@ class FeatureBuilder:
                 if words is not None:
                     self.statistics.fill(words, event.time_ms)
                     event = msgspec.structs.replace(event, features=words.tobytes())
+                if one.candidates:
+                    self.statistics.fill(one.candidates.words, event.time_ms)
                 self._pages[number] = event
                 self._page_offsets.append(number)
             examples = [label_page(self._pages[of.offset], of) for of in labels.get(number, ())]
@@ -157,7 +171,7 @@ class FeatureBuilder:
             installs = organic.get(number, ())
             if installs:
                 self.statistics.learn_installs(installs)
-            joined.append(JoinedEvent(event, examples, installs))
+            joined.append(JoinedEvent(event, examples, installs, one.candidates))
         self._offset += len(prepared)
         self._drop_pages()
         return joined
@@ -191,6 +205,7 @@ class FeatureBuilder:
 
     def _prepare_page(self, page: Impression) -> PreparedEvent:
         record, words = encode_record([page]), None
+        names = self._candidates(self, page) if self._candidates else None  # known before this page shows its items
         size = len(record) - 1
         if page.features:
             words_of(page.features, self.layout, len(page.items))
@@ -202,7 +217,14 @@ class FeatureBuilder:
             raise BadEvent(
                 f"with its features the page has {size} bytes, over {EVENT_BYTES_MAX}: show fewer items on one page"
             )
-        return PreparedEvent(page, record, page.time_ms, self._partition(page.user), words)
+        candidates = None if names is None else self._candidate_page(page, names)
+        return PreparedEvent(page, record, page.time_ms, self._partition(page.user), words, candidates)
+
+    def _candidate_page(self, page: Impression, names: Sequence[str]) -> CandidatePage:
+        index = {name: i for i, name in enumerate(dict.fromkeys([*names, *page.items]))}
+        rows = self.catalogue.rows([*index])
+        words = build_page(self.layout, self._user(page), self.catalogue, rows, page.time_ms)
+        return CandidatePage(words, len(names), [index[item] for item in page.items])
 
     def _user(self, page: Impression) -> UserColumns:
         known = None if page.context else self._columns.get(page.user)
@@ -212,3 +234,6 @@ class FeatureBuilder:
             if not page.context:
                 self._columns[page.user] = known
         return known
+
+
+Candidates = Callable[[FeatureBuilder, Impression], Sequence[str]]  # names those of a page by what is known before it

@@ -96,14 +96,14 @@ class ModelState:
         batch = one_page(words)
         return self.predict_encoded(self.encoder.wide_keys(batch), self.encoder.deep_input(batch))
 
-    def encode_pages(self, pages: Sequence[U64]) -> list[tuple[WideKeys, DeepInput]]:
-        """What `predict_encoded` takes, of each page; all at once."""
+    def encode_pages(self, pages: Sequence[U64], *, serving: bool = False) -> list[tuple[WideKeys, DeepInput]]:
+        """What `predict_encoded` takes, of each page; all at once. `serving`: see `Encoder.deep_input`."""
         counts = [int(words[1]) for words in pages]
         starts, ends = np.cumsum([0, *map(len, pages)]), np.cumsum([0, *counts])
         of_page = np.repeat(np.arange(len(pages)), counts)
         words = np.concatenate(pages) if pages else np.zeros(0, np.uint64)
         batch = Batch(words, starts, of_page, np.arange(ends[-1]) - ends[of_page])
-        keys, given = self.encoder.wide_keys(batch), self.encoder.deep_input(batch)
+        keys, given = self.encoder.wide_keys(batch), self.encoder.deep_input(batch, serving=serving)
         return [(keys.part(a, b), given.part(a, b)) for a, b in pairwise(ends.tolist())]
 
     def predict_encoded(self, keys: WideKeys, given: DeepInput) -> F32:

@@ -122,7 +122,7 @@ def write_lines(path: Path, events: Sequence[WorldEvent]) -> None:
     fields = {
         Item: ("item", "attributes"),
         User: ("user", "attributes"),
-        Impression: ("request_id", "time_ms", "user", "items"),
+        Impression: ("request_id", "time_ms", "user", "items", "propensities"),
         Install: ("user", "item", "time_ms", "install_id", "request_id"),
     }
     lines = []

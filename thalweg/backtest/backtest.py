@@ -16,7 +16,7 @@ from learner.training.figures import ALL, Figures
 from learner.training.progressive_validation import ProgressiveValidation, auc_of
 from learner.training.ranking_figures import sessions
 from learner.training.slices import Slices
-from producers.features import FeatureBuilder, PreparedEvent
+from producers.features import CandidatePage, Candidates, FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
@@ -28,7 +28,8 @@ from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ShownP
 from thalweg.backtest.judgement import JudgedRows
 
 PROGRESS_PAGES = 500
-JOINED_EVENTS = 256  # at once
+JOINED_EVENTS = 256  # at once, and
+JOINED_WITH_CANDIDATES = 16  # where pages have candidates: features of 10,000 items are some 5 MB
 REPORTED_MAX = 20  # rejected events that are named
 
 
@@ -90,6 +91,7 @@ class Backtest:
     entrants: list[Entrant]
     log: ExampleLog
     pack: int = 1
+    candidates: Candidates | None = None  # of pages; None: entrants get those that were shown
     rejected: int = 0
     report: Callable[[str], None] = lambda line: None
     on_progress: Callable[["Backtest"], None] = lambda backtest: None
@@ -107,7 +109,7 @@ class Backtest:
     _last_ms: int = 0
 
     def __post_init__(self) -> None:
-        self.maker = FeatureBuilder(self.spec, 1)
+        self.maker = FeatureBuilder(self.spec, 1, self.candidates)
         self._rules = label_rules(self.spec)
         self._slices = Slices(self.spec, self.maker.layout)
         self._predicted = [[] for _ in self.entrants]
@@ -146,15 +148,15 @@ class Backtest:
             return
         if isinstance(event, Impression):
             self._rows[event.request_id], self._items = self._items, self._items + len(event.items)
-        if len(self._prepared) == JOINED_EVENTS:
+        if len(self._prepared) == (JOINED_EVENTS if self.candidates is None else JOINED_WITH_CANDIDATES):
             self._play()
 
     def _play(self) -> None:
         """Join the prepared events, and play them one by one."""
         prepared, self._prepared = self._prepared, []
-        for event, emitted, _ in self.maker.join(prepared):
+        for event, emitted, _, candidates in self.maker.join(prepared):
             if isinstance(event, Impression):
-                self._show(event)
+                self._show(event, candidates)
             self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
             for examples in emitted:
                 self._add_labels(examples, examples.page is event)
@@ -172,14 +174,14 @@ class Backtest:
             if reason in (WINDOW_CLOSED, INSTALLED) or is_open or just_shown:
                 self._labels[row + position] = label
 
-    def _show(self, page: Impression) -> None:
+    def _show(self, page: Impression, candidates: CandidatePage | None) -> None:
         words: U64 = np.frombuffer(page.features, np.uint64)
         self.pages += 1
         self._labels += [np.nan] * len(page.items)
         self._shown.append((self._users.setdefault(page.user, len(self._users)), page.time_ms, len(page.items)))
         if self._slices.names:
             self._members.append(self._slices.members(one_page(words)))
-        self._steps.append(ShownPage(words, self._rows[page.request_id]))
+        self._steps.append(ShownPage(words, self._rows[page.request_id], page, candidates))
         if self.pages % PROGRESS_PAGES == 0:
             self.on_progress(self)
 

@@ -39,7 +39,7 @@ class ContestConfig:
 
 def entrants(spec: Spec, config: ContestConfig) -> list[Entrant]:
     """Those that the config names. Raises SettingsError."""
-    choices = _parts(spec, config.parts or [",".join(spec.parts)])
+    choices = parts_of(spec, config)
     found: list[Entrant] = [ModelEntrant(spec, parts, config.seed) for parts in choices]
     peers = [name for name in config.peers.split(",") if name]
     if config.dump and "vw" not in peers:
@@ -58,7 +58,9 @@ def entrants(spec: Spec, config: ContestConfig) -> list[Entrant]:
     return found
 
 
-def _parts(spec: Spec, texts: Sequence[str]) -> list[list[PartName]]:
+def parts_of(spec: Spec, config: ContestConfig) -> list[list[PartName]]:
+    """The choices of parts that the config names, else the spec's. Raises SettingsError."""
+    texts = config.parts or [",".join(spec.parts)]
     found: list[list[PartName]] = []
     for text in texts:
         names = text.split(",")
@@ -93,11 +95,21 @@ def peer_rates(texts: Sequence[str]) -> PeerRates:
 
 def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConfig) -> Scores:
     """Play the source to all entrants, with a line of progress. Raises SettingsError, DataError."""
-    if config.policy:
-        if config.policy not in get_args(Policy):
-            raise SettingsError(f"--policy takes {', '.join(get_args(Policy))}; not {config.policy!r}")
-        spec = msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, policy=config.policy))
-    backtest = Backtest(spec, entrants(spec, config), ExampleLog(), config.pack)
+    spec = with_policy(spec, config)
+    return play(Backtest(spec, entrants(spec, config), ExampleLog(), config.pack), source, config.limit)
+
+
+def with_policy(spec: Spec, config: ContestConfig) -> Spec:
+    """The spec under the config's label policy. Raises SettingsError."""
+    if not config.policy:
+        return spec
+    if config.policy not in get_args(Policy):
+        raise SettingsError(f"--policy takes {', '.join(get_args(Policy))}; not {config.policy!r}")
+    return msgspec.structs.replace(spec, label=msgspec.structs.replace(spec.label, policy=config.policy))
+
+
+def play(backtest: Backtest, source: Iterable[SourceElement], limit: int) -> Scores:
+    """Play the source, or its first `limit` pages if that isn't 0, with a line of progress. Raises DataError."""
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -107,7 +119,7 @@ def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConf
             progress.update(task, description=f"{one.pages:,} pages, {one.learned:,} examples learned")
 
         backtest.report, backtest.on_progress = console.print, on_progress
-        scores = backtest.run(source, config.limit or None)
+        scores = backtest.run(source, limit or None)
     for entrant in backtest.entrants:
         if isinstance(entrant, VowpalWabbit):
             entrant.close()

@@ -8,7 +8,9 @@ import msgspec
 from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
-from stream.events.types import Examples
+from producers.features import CandidatePage
+from stream.events.types import Examples, Impression
+from stream.features.encoder import DeepInput, WideKeys
 from stream.spec.spec import Spec
 from stream.spec.values import PartName
 from stream.tables.dtypes import F32, U64
@@ -19,6 +21,8 @@ class ShownPage(NamedTuple):
 
     words: U64
     row: int
+    page: Impression
+    candidates: CandidatePage | None  # of a backtest that asks for them
 
 
 class EmittedRecord(NamedTuple):
@@ -30,6 +34,7 @@ class EmittedRecord(NamedTuple):
 
 
 Step = ShownPage | EmittedRecord
+EncodedPage = tuple[WideKeys, DeepInput]
 
 
 class Entrant(Protocol):
@@ -97,8 +102,13 @@ class ModelEntrant(Entrant):
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
         """As the learner does; what doesn't depend on what was learned is worked out for all at once, before."""
-        model = self.model
-        pages = iter(model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)]))
+        return self.play_encoded(
+            steps, self.model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)])
+        )
+
+    def play_encoded(self, steps: Sequence[Step], encoded: Sequence[EncodedPage]) -> list[F32]:
+        """As `play`, but predict these items in place of each page's."""
+        model, pages = self.model, iter(encoded)
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
         chunks = model.record_encoder.of_events(
             [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE

@@ -60,7 +60,7 @@ class Judgement:
     def of(self, name: str) -> Interval:
         """One figure; NaN where it isn't defined."""
         f = FIGURES.index(name)
-        return _interval(float(self.values[f]), self.resampled[:, f])
+        return interval_of(float(self.values[f]), self.resampled[:, f])
 
     def error(self, name: str) -> float:
         """A figure's standard error."""
@@ -69,7 +69,7 @@ class Judgement:
     def gain_over(self, other: "Judgement", name: str) -> Interval:
         """By how much a figure is above that of other predictions of the same examples."""
         f = FIGURES.index(name)
-        return _interval(float(self.values[f] - other.values[f]), self.resampled[:, f] - other.resampled[:, f])
+        return interval_of(float(self.values[f] - other.values[f]), self.resampled[:, f] - other.resampled[:, f])
 
 
 def judge(predictions: F32, rows: JudgedRows, users: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Judgement:
@@ -79,7 +79,7 @@ def judge(predictions: F32, rows: JudgedRows, users: int, *, resamples: int = RE
     pages, sessions = (_group_sums(predictions, rows, groups, users) for groups in (rows.pages, rows.sessions))
     sums = np.concatenate([_example_sums(predictions, rows, users), pages, sessions], 1)
     found = np.empty((resamples, len(FIGURES)))
-    for row, counts in zip(found, _resamples(users, resamples, seed), strict=True):
+    for row, counts in zip(found, resamples_of(users, resamples, seed), strict=True):
         _fill(row, counts @ sums, _auc(p, y, owners, counts))
     if len(np.unique(owners)) < 2:
         found[:] = np.nan
@@ -88,11 +88,11 @@ def judge(predictions: F32, rows: JudgedRows, users: int, *, resamples: int = RE
     return Judgement(values, found, (int(pages[:, 2].sum()), int(sessions[:, 2].sum())))
 
 
-def _resamples(users: int, resamples: int, seed: int) -> Iterator[F64]:
-    """How often each user is drawn, f64[users]."""
+def resamples_of(count: int, resamples: int, seed: int) -> Iterator[F64]:
+    """Resamples of things drawn with replacement: how often each of them is drawn, f64[count]."""
     random = np.random.default_rng(seed)
     for _ in range(resamples):
-        yield np.bincount(random.integers(0, users, users), minlength=users).astype(np.float64)
+        yield np.bincount(random.integers(0, count, count), minlength=count).astype(np.float64)
 
 
 def _example_sums(predictions: F32, rows: JudgedRows, users: int) -> F64:
@@ -122,7 +122,8 @@ def _fill(row: F64, sums: F64, auc: float) -> None:
     row[~np.isfinite(row)] = np.nan
 
 
-def _interval(value: float, resampled: F64) -> Interval:
+def interval_of(value: float, resampled: F64) -> Interval:
+    """A figure's 95 % interval by percentiles of its resamples [R]; none where half of them aren't defined."""
     known = resampled[np.isfinite(resampled)]
     if not np.isfinite(value) or len(known) < len(resampled) / 2:
         return Interval(value, float("nan"), float("nan"))

@@ -51,15 +51,16 @@ def figures(scores: Scores, judged: Judgements) -> dict[str, float]:
         for slice_name, one in zip(("", *scores.slices), parts, strict=True):
             where = f"[{slice_name}]" if slice_name else ""
             for key in RANKING if name == AS_SHOWN else FIGURES:
-                found |= _named(f"{name.replace(' ', '_')}.{key}", where, one.of(key), with_value=key in RANKING)
+                found |= named(f"{name.replace(' ', '_')}.{key}", where, one.of(key), with_value=key in RANKING)
     for name in scores.names[1:]:
         for key in FIGURES:
             gain = judged[name][0].gain_over(judged[scores.names[0]][0], key)
-            found |= _named(f"{name}.{key}_gain", "", gain, with_value=True)
+            found |= named(f"{name}.{key}_gain", "", gain, with_value=True)
     return found
 
 
-def _named(name: str, where: str, one: Interval, *, with_value: bool) -> dict[str, float]:
+def named(name: str, where: str, one: Interval, *, with_value: bool) -> dict[str, float]:
+    """The entries of one figure: its value if wanted, `…_low` and `…_high`; none where they aren't defined."""
     values = {"": one.value} if with_value else {}
     values |= {"_low": one.low, "_high": one.high}
     return {f"{name}{end}{where}": value for end, value in values.items() if np.isfinite(value)}
@@ -76,7 +77,7 @@ def scores_table(scores: Scores) -> Table:
     )
     table = Table(*heads, title="backtest", caption="\n".join(["; ".join([method, *extra]), shared]),
                   title_justify="left", caption_justify="left", min_width=len(shared))  # fmt: skip
-    _justify(table)
+    justify(table)
     for i, name in enumerate(scores.names):
         of = scores.figures(i)[ALL]
         arrival = "-" if np.isnan(scores.arrivals[i]) else f"{scores.arrivals[i]:.4f}"
@@ -94,7 +95,7 @@ def intervals_table(scores: Scores, judged: Judgements) -> Table:
     )
     table = Table("", *judged, title="figures with intervals", caption=caption, title_justify="left",
                   caption_justify="left", min_width=len(caption))  # fmt: skip
-    _justify(table)
+    justify(table)
     for key in FIGURES:
         cells = [interval_text(parts[0].of(key)) for parts in judged.values()]
         if AS_SHOWN in judged and key not in RANKING:
@@ -108,7 +109,7 @@ def gains_table(scores: Scores, judged: Judgements) -> Table:
     """What the others' figures are above the first entrant's, paired by user."""
     first, *others = scores.names
     table = Table("", *others, title=f"above {first}: 95 %, paired by user", title_justify="left")
-    _justify(table)
+    justify(table)
     for key in FIGURES:
         gains = [judged[name][0].gain_over(judged[first][0], key) for name in others]
         if any(np.isfinite(gain.value) for gain in gains):
@@ -120,7 +121,7 @@ def slices_table(scores: Scores, judged: Judgements, key: str) -> Table:
     """A figure of all entrants by slice."""
     table = Table("slice", "examples", "label rate", *scores.names, title=f"{TITLES[key]} by slice",
                   title_justify="left")  # fmt: skip
-    _justify(table)
+    justify(table)
     for s, name in enumerate(scores.slices):
         labels = scores.labels[scores.members[:, s]]
         cells = [interval_text(judged[entrant][1 + s].of(key)) for entrant in scores.names]
@@ -142,7 +143,7 @@ def _has(judged: Judgements, key: str) -> bool:
     return any(np.isfinite(part.of(key).value) for parts in judged.values() for part in parts[1:]) or key == "auc"
 
 
-def interval_text(one: Interval, sign: str = "") -> str:
+def interval_text(one: Interval, sign: str = "", digits: int = 4) -> str:
     """A figure in a table, with its interval if it has one; - where it isn't defined.
 
     >>> interval_text(Interval(0.77, 0.7661, 0.774)), interval_text(Interval(0.01, 0.008, 0.0125), "+")
@@ -150,10 +151,11 @@ def interval_text(one: Interval, sign: str = "") -> str:
     """
     if not np.isfinite(one.value):
         return "-"
-    form = f"{sign}.4f"
+    form = f"{sign}.{digits}f"
     return f"{one.value:{form}}" + (f" [{one.low:{form}}, {one.high:{form}}]" if one.is_known else "")
 
 
-def _justify(table: Table) -> None:
+def justify(table: Table) -> None:
+    """Numbers to the right, all but the first column."""
     for column in table.columns[1:]:
         column.justify = "right"

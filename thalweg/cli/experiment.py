@@ -1,8 +1,11 @@
 """Commands for data scientists: a model's spec and its quality, before anything runs in production."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +24,9 @@ from thalweg.cli.options import (
     write_json,
     write_output,
 )
+
+if TYPE_CHECKING:
+    from ranker.versions.model import Version
 
 STORE_SPEC = SPECS / "store.toml"
 FULL, QUICK, ABLATE = (10, 100_000), (2, 5_000), (4, 20_000)  # seeds, pages
@@ -110,6 +116,28 @@ def backtest(  # typer needs a parameter for each option, however many they are
     ] = 1,
     plot: Annotated[Path | None, typer.Option(help="Draw AUC over time, reliability and drift into this PNG.")] = None,
     dump_vw: Annotated[Path | None, typer.Option(help="Write Vowpal Wabbit's input (docs/figures.md).")] = None,
+    off_policy: Annotated[
+        bool,
+        typer.Option(
+            "--off-policy",
+            help="Estimate what the models would have earned, had they filled the logged pages (docs/off-policy.md).",
+        ),
+    ] = False,
+    version: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="--off-policy: ask this published version; repeat to compare.", show_default="models"),
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(help="--off-policy: show any item with this probability; repeat to compare. Default: 0."),
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="--off-policy: greatest weight.", show_default="weights aren't clipped")
+    ] = None,
+    weighting: Annotated[
+        Literal["cascade", "independent"] | None,
+        typer.Option(help="--off-policy: whether a place's weight has those above it in it.", show_default="cascade"),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Join and learn in one process, and judge the predictions.
@@ -123,6 +151,9 @@ def backtest(  # typer needs a parameter for each option, however many they are
     Figures of ranking (AUC, NDCG@10, HR@10) are means over pages, and over user sessions, that have both labels;
     docs/figures.md says when they mislead. Intervals are 95 %, by bootstrap over users.
     """
+    of_off_policy = {"--version": version, "--epsilon": epsilon, "--clip": clip is not None, "--weighting": weighting}
+    of_contest = {"--peer": peer, "--peer-rate": peer_rate, "--plot": plot, "--dump-vw": dump_vw}
+    refuse_misplaced(of_contest if off_policy else of_off_policy, "--off-policy", is_given=off_policy)
     from thalweg.backtest.contest import ContestConfig, run_contest, vw_command
     from thalweg.backtest.plots import curves, reliabilities, write_png
     from thalweg.backtest.report import figures, judgements, tables
@@ -130,7 +161,19 @@ def backtest(  # typer needs a parameter for each option, however many they are
     from thalweg.views.tables import print_table
 
     config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
-    scores = run_contest(read_source_spec(source, spec), open_source(source, read_settings()), config)
+    read, events = read_source_spec(source, spec), open_source(source, read_settings())
+    if off_policy:
+        from thalweg.backtest.off_policy import EstimateOptions
+        from thalweg.backtest.off_policy_report import off_policy_figures, off_policy_table
+        from thalweg.backtest.off_policy_run import TargetConfig, run_off_policy
+
+        options = EstimateOptions(math.inf if clip is None else clip, weighting or "cascade", seed=seed)
+        targets = TargetConfig(epsilon or [0.0], load_versions(version or (), read.name))
+        found = run_off_policy(read, events, config, targets, options)
+        print_table(off_policy_table(found))
+        write_json(json_file, off_policy_figures(found))
+        return
+    scores = run_contest(read, events, config)
     judged = judgements(scores)
     for table in tables(scores, judged):
         print_table(table)
@@ -197,9 +240,7 @@ def run_experiment(  # typer needs a parameter for each option, however many the
         "--seeds": seeds, "--pages": pages, "--scenario": scenario, "--quick": quick, "--ablate": ablate,
         "--plot": plot,
     }  # fmt: skip
-    if misplaced := [name for name, given in (of_simulation if live else of_live).items() if given]:
-        where = "don't go together" if live else "goes with --live only"
-        raise SettingsError(f"{misplaced[0]}{' and --live' * live} {where}: leave one out")
+    refuse_misplaced(of_simulation if live else of_live, "--live", is_given=live)
     if live:
         from thalweg.experiment.assignment import parse_shares
         from thalweg.experiment.live import LiveOptions, run_live
@@ -215,6 +256,24 @@ def run_experiment(  # typer needs a parameter for each option, however many the
     names = [arm.strip() for arm in arms.split(",")]
     config = ExperimentConfig(read_spec(spec), rate, pages or usual_pages, names, scenario or ())
     write_json(json_file, conduct(Plan(config, seeds or usual_seeds, ablate, plot), Console()))
+
+
+def load_versions(numbers: Sequence[int], model: str) -> "list[Version]":
+    """Published versions of a model. Raises SnapshotError."""
+    from ranker.versions.version_loader import load_version
+    from stream.snapshots.redis_store import RedisStore
+
+    if not numbers:
+        return []
+    with closing(RedisStore(inspect_settings(), model)) as store:
+        return [load_version(store, model, number) for number in numbers]
+
+
+def refuse_misplaced(options: Mapping[str, object], switch: str, *, is_given: bool) -> None:
+    """Raises SettingsError when one of these options is given, which go against (`is_given`) or only with a switch."""
+    if misplaced := [name for name, value in options.items() if value]:
+        where = "don't go together" if is_given else f"goes with {switch} only"
+        raise SettingsError(f"{misplaced[0]}{f' and {switch}' * is_given} {where}: leave one out")
 
 
 @experiment.command()
