@@ -8,6 +8,7 @@ the world's own: 60 popular apps, the 15 newest, 25 random ones.
 candidates it is one of, in percent of the candidates; pages are grouped by the impressions that it had by then.
 """
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from producers.store.parameters import DAY_MS, preset
+from producers.store.parameters import HOUR_MS, preset
 from producers.store.storefront import PAGE_ITEMS, ShownPages
 from producers.store.world import StoreWorld
 from stream.features.page_features import words_of
@@ -32,13 +33,7 @@ ARM: Final = "wide_deep"
 EDGES: Final = (0, 1, 3, 10, 30, 100, 300)  # impressions from which groups begin
 PAGES_MIN: Final = 10  # of an app in a group
 KNOWN: Final = 10.0  # rank error in %
-TRIED: Final = 10  # impressions of an app that was tried
-WAYS: Final = {
-    "none": Explore(),
-    "epsilon": Explore("epsilon", epsilon=0.1),
-    "thompson": Explore("thompson"),
-    "ucb": Explore("ucb"),
-}
+TRIED, TRIED_HOURS = 10, 6  # impressions of an app that was tried, and within how long
 
 
 @dataclass
@@ -50,16 +45,14 @@ class NewApps:
     impressions: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))  # event times, by app
     seen_ms: dict[int, int] = field(default_factory=dict)  # when it first was a candidate
     errors: dict[tuple[int, int], list[float]] = field(default_factory=lambda: defaultdict(list))  # by app and group
-    now_ms: int = 0
 
     def add(self, shown: ShownPages) -> None:
         """Take pages that were shown."""
-        self.now_ms = int(shown.pages.times_ms[-1])
         for app in np.unique(shown.pages.candidates[shown.pages.candidates >= self.first]):
             self.seen_ms.setdefault(int(app), int(shown.pages.times_ms[0]))
         for b, page in shown.whole.items():
             words = words_of(page.features, self.loop.served[ARM].model.layout, len(page.candidates)).copy()
-            ranked = self.loop.served[ARM].score(words)
+            ranked = self.loop.served[ARM].score(words).astype(np.float64)
             apps = shown.pages.candidates[b, page.candidates]
             true = shown.probabilities[b, page.candidates]
             error = 100 * (_ranks(ranked) - _ranks(true)) / len(apps)
@@ -80,11 +73,11 @@ class NewApps:
                 found[group] = np.median(means)
         return found
 
-    def tried_share(self, day_ms: float) -> float:
-        """Share of the apps that came a day before the end, or earlier, that had TRIED impressions within a day."""
-        old = [app for app, seen in self.seen_ms.items() if seen <= self.now_ms - day_ms]
-        tried = [sum(t <= self.seen_ms[app] + day_ms for t in self.impressions[app]) >= TRIED for app in old]
-        return float(np.mean(tried)) if tried else float("nan")
+    def tried_share(self, within_ms: float) -> float:
+        """Of the apps that came this long before the end, or earlier, the % that had TRIED impressions within it."""
+        old = {app: seen for app, seen in self.seen_ms.items() if seen <= self.loop.clock.time_ms - within_ms}
+        tried = [sum(t <= seen + within_ms for t in self.impressions[app]) >= TRIED for app, seen in old.items()]
+        return 100 * float(np.mean(tried)) if tried else math.nan
 
 
 @dataclass(frozen=True)
@@ -94,17 +87,17 @@ class Explored:
     gap_closed: float
     gap_closed_late: float
     regret: float  # expected installs a 1,000 items below the oracle's
-    tried: float  # share of new apps
+    tried: float  # % of new apps
     rank_errors: F64
     known_after: float  # impressions, the beginning of a group; NaN: in none
 
 
-def explored(way: str, seed: int, pages: int) -> Explored:
+def explored(explore: Explore, seed: int, pages: int) -> Explored:
     """Play the store by this way to explore."""
     usual = preset(PRESET)
     apps = msgspec.structs.replace(usual.apps, new_a_day=NEW_A_DAY)
     parameters = msgspec.structs.replace(usual, apps=apps)
-    spec = msgspec.structs.replace(load_spec(Path("specs/store.toml")), explore=WAYS[way])
+    spec = msgspec.structs.replace(load_spec(Path("specs/store.toml")), explore=explore)
     loop = ClosedLoop(spec, StoreWorld(parameters, seed=seed), [ARM], lambda user: ARM, seed)
     new = NewApps(loop, parameters.apps.count)
     loop.on_shown = new.add
@@ -115,7 +108,7 @@ def explored(way: str, seed: int, pages: int) -> Explored:
     return Explored(
         _gap_closed(traffic, slice(None)), _gap_closed(traffic, half),
         1_000 * float((traffic.oracle - traffic.expected).mean()) / PAGE_ITEMS,
-        new.tried_share(DAY_MS / parameters.compress), errors, float(known[0]) if known else float("nan"),
+        new.tried_share(TRIED_HOURS * HOUR_MS / parameters.compress), errors, float(known[0]) if known else math.nan,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ class Explore(Part, frozen=True):
 
     kind: ExploreKind = "none"
     epsilon: Probability = 0.05
-    scale: Positive = 1.0
+    scale: Positive = 0.25
     prior: Positive = 2.0
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
 

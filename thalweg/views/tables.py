@@ -25,8 +25,8 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 
 def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
-    """One reply: rank, item, title, probability, what retrieved the item, with what probability it was drawn; below, the
-    version that ranked it.
+    """One reply: rank, item, title, probability, what retrieved the item, how probable it was there if it was drawn;
+    below, the version that ranked it.
     """
     by = f"version {reply.version}, {reply.staleness_ms} ms stale" if reply.version else "no version yet"
     notes = [NOTES.get(note, note) for note in reply.notes]
