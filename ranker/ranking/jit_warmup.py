@@ -1,10 +1,13 @@
 """JIT warm-up: a tiny model is published, loaded and ranked with in memory, so that every kernel is compiled."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
 
+from ranker.explore.draws import upper_bound
+from ranker.explore.exploration import draw_of
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
 from ranker.retrieval.item_counts import installs_of
@@ -27,6 +30,7 @@ statistics.rate = { kind = "rate", by = ["item.id"] }
 statistics.near = { kind = "affinity", of = "item.id", to = "user.history" }
 wide = { features = ["item.id"], crosses = [["user.history", "item.id"]] }
 deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden_units = [4], embedding_dim = 2 }
+explore = { kind = "thompson" }
 """
 
 
@@ -53,7 +57,8 @@ def _rank(version: Version, scorer: Scorer) -> None:
     rows = np.array([catalogue.put(Item(item, {"tags": ["x"], "price": 1.0})) for item in ("a", "b")], np.int64)
     installs_of(version, np.array([1, 2], np.uint64))
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
-    ranked = rank_with(version, words, 1, 2, scorer)
+    upper_bound(np.ones(2))(np.ones(2))
+    ranked = rank_with(version, words, 1, 2, scorer, explorer=partial(draw_of, "r"))
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
 
