@@ -34,7 +34,7 @@ FROM python AS ranker-packages
 RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra ranker
 
 FROM python AS tools-packages
-RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra people
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra tools
 
 FROM joiner-packages AS joiner
 COPY . .

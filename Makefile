@@ -1,14 +1,14 @@
 # Each target needs nothing but a clone, Python >= 3.11 and make: `make` alone lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint bench clean
+.PHONY: help setup demo test soak lint bench dist clean
 
 # The first Python on the PATH that can run us; or say which: make setup PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-CODE := thalweg producers stream learner ranker benchmarks tests
+CODE := thalweg producers stream learner ranker benchmarks tests stack/dist.py
 
 # Python keeps what it has compiled, also where the environment says not to: many processes start here, and each would
 # compile torch and the rest again, for seconds.
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@echo "making $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,ranker,client,people,peers]' --group dev
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,ranker,tools,peers]' --group dev
 	@echo "fetching Kafka's jars ..."
 	@rm -rf stack/target && mkdir stack/target
 	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }
@@ -62,7 +62,10 @@ lint: setup  ## check style, types and who imports whom
 bench: setup  ## run the benchmarks (ARGS="NAME --quick" for one of them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+dist: setup  ## build the wheel; install each room's extra in an empty environment, check it, write its SBOM to dist/
+	@$(BIN)/python stack/dist.py
+
 clean:  ## end the local stack and remove what setup and tests made; .local and .data stay
 	@test ! -x $(BIN)/thalweg || $(BIN)/thalweg down
-	@rm -rf $(VENV) stack/target *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) stack/target dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

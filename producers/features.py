@@ -148,6 +148,12 @@ class FeatureBuilder:
             return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
         return PreparedEvent(event, encode_record([event]), event.time_ms)
 
+    def prepare_candidates(self, page: Impression) -> PreparedEvent:
+        """Candidates to be ranked now, as a page that isn't in the log: `join` gives it its statistics, no label."""
+        rows = self.catalogue.rows(page.items)
+        words = build_page(self.layout, self._user(page), self.catalogue, rows, page.time_ms)
+        return PreparedEvent(page, time_ms=page.time_ms, words=words)
+
     def join(self, prepared: Sequence[PreparedEvent]) -> list[JoinedEvent]:
         """Join prepared events. Which labels an event leads to doesn't depend on features: so all are joined first.
 

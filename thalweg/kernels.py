@@ -39,7 +39,7 @@ from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
 from thalweg.demo.rescore import rescore
 
-SPEC = Path(__file__).resolve().parents[1] / "specs" / "movielens.toml"
+SPEC = Path(__file__).resolve().parent / "specs" / "movielens.toml"
 PAGES = 200
 USERS = 7
 ITEMS = 20

@@ -137,7 +137,7 @@ def test_no_torch_but_in_the_learner() -> None:
         "joiner": {"joiner"},
         "learner": {"learner"},
         "ranker": {"ranker"},
-        "tools": {"people"},
+        "tools": {"tools"},
     }
 
 

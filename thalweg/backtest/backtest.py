@@ -7,7 +7,7 @@ the same records in the same order, in one pass.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,12 +20,15 @@ from producers.features import CandidatePage, Candidates, FeatureBuilder, Prepar
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
 from stream.features.encoder import one_page
+from stream.features.serve_as import as_served
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import BadEvent, DataError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, U64, Bools
-from thalweg.backtest.entrants import EmittedRecord, Entrant, ExampleLog, ShownPage, Step
+from thalweg.backtest.entrants import AskedPage, EmittedRecord, Entrant, ExampleLog, ShownPage, Step
 from thalweg.backtest.judgement import JudgedRows
+from thalweg.backtest.next_install import CANDIDATE_PAGE, NextInstalls, Question
+from thalweg.backtest.ranks import Ranks
 
 PROGRESS_PAGES = 500
 JOINED_EVENTS = 256  # at once, and
@@ -52,6 +55,7 @@ class Scores:
     unlabelled: int  # items without a label at the end
     rejected: int  # events
     seconds_shared: float  # features and join, for all
+    ranks: Mapping[str, Ranks]  # of installed items, by list; none unless next installs are judged
 
     def figures(self, entrant: int) -> dict[str, Figures]:
         """One entrant's, of all examples and of each slice: the learner's own measures, but the AUC is exact."""
@@ -85,13 +89,17 @@ def auc_counts(ranks: I64, labels: F32, size: int) -> F64:
 
 @dataclass
 class Backtest:
-    """The loop. `pack`: events of which the examples make one record, as a joiner's input record would."""
+    """The loop. `pack`: events of which the examples make one record, as a joiner's input record would.
+
+    With `next_installs` the source has questions, too, which entrants and session peers answer.
+    """
 
     spec: Spec
     entrants: list[Entrant]
     log: ExampleLog
     pack: int = 1
     candidates: Candidates | None = None  # of pages; None: entrants get those that were shown
+    next_installs: NextInstalls | None = None
     rejected: int = 0
     report: Callable[[str], None] = lambda line: None
     on_progress: Callable[["Backtest"], None] = lambda backtest: None
@@ -123,9 +131,11 @@ class Backtest:
         if limit is not None:
             source = first_pages(source, limit, rules.window_ms)
         begun = time.perf_counter()
-        for event in source:
+        for event in self.next_installs.with_questions(source) if self.next_installs else source:
             if isinstance(event, InvalidEvent):
                 self._reject(event.location, event.reason)
+            elif isinstance(event, Question):
+                self._ask(event)
             elif not isinstance(event, Pause):
                 self._prepare(event)
         self._play()
@@ -134,7 +144,14 @@ class Backtest:
         self._emit()
         self._play_steps()
         self.on_progress(self)
-        return self._scores(time.perf_counter() - begun - sum(self.seconds))
+        of_peers = self.next_installs.seconds if self.next_installs else 0.0
+        return self._scores(time.perf_counter() - begun - sum(self.seconds) - of_peers)
+
+    def _ask(self, question: Question) -> None:
+        """Let the session peers answer now, and add the candidates to what the entrants will predict."""
+        page = self.next_installs.ask(question) if self.next_installs else None
+        if page:
+            self._prepared.append(self.maker.prepare_candidates(page))
 
     def _prepare(self, event: WorldEvent) -> None:
         """Add an event to those that are joined in one go; whether a page is valid doesn't depend on the join."""
@@ -146,15 +163,21 @@ class Backtest:
         except BadEvent as bad:
             self._reject(event.request_id if isinstance(event, Impression) else type(event).__name__, str(bad))
             return
+        if self.next_installs:
+            self.next_installs.see(event)
         if isinstance(event, Impression):
             self._rows[event.request_id], self._items = self._items, self._items + len(event.items)
-        if len(self._prepared) == (JOINED_EVENTS if self.candidates is None else JOINED_WITH_CANDIDATES):
+        if len(self._prepared) >= (JOINED_EVENTS if self.candidates is None else JOINED_WITH_CANDIDATES):
             self._play()
 
     def _play(self) -> None:
         """Join the prepared events, and play them one by one."""
         prepared, self._prepared = self._prepared, []
         for event, emitted, _, candidates in self.maker.join(prepared):
+            if isinstance(event, Impression) and event.request_id == CANDIDATE_PAGE:
+                words: U64 = np.frombuffer(event.features, np.uint64)
+                self._steps.append(AskedPage(as_served(self.maker.layout, words)))
+                continue
             if isinstance(event, Impression):
                 self._show(event, candidates)
             self._last_ms = max(self._last_ms, getattr(event, "time_ms", 0))
@@ -199,8 +222,14 @@ class Backtest:
         steps, self._steps = self._steps, []
         for i, entrant in enumerate(self.entrants):
             begun = time.perf_counter()
-            self._predicted[i] += entrant.play(steps)
+            predictions = entrant.play(steps)
             self.seconds[i] += time.perf_counter() - begun
+            pages = [step for step in steps if not isinstance(step, EmittedRecord)]
+            for page, predicted in zip(pages, predictions, strict=True):
+                if isinstance(page, ShownPage):
+                    self._predicted[i].append(predicted)
+                elif self.next_installs:
+                    self.next_installs.answer(i, predicted)
 
     def _reject(self, where: str, reason: str) -> None:
         self.rejected += 1
@@ -216,13 +245,16 @@ class Backtest:
         pages = np.repeat(np.arange(self.pages), sizes)
         positions = np.arange(len(pages)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         members = np.concatenate(self._members) if self._slices.names else np.zeros((len(labels), 0), np.bool_)
+        predictions = np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled]
+        rows = JudgedRows(labels, users[pages], pages, sessions(users, times_ms)[pages]).take(is_labelled)
+        judged = predictions, positions[is_labelled], rows, is_labelled
         return Scores(
             [entrant.name for entrant in self.entrants],
             self._slices.names,
-            np.array([np.concatenate(one) for one in self._predicted], np.float32)[:, is_labelled],
+            predictions,
             labels[is_labelled],
             members[is_labelled],
-            JudgedRows(labels, users[pages], pages, sessions(users, times_ms)[pages]).take(is_labelled),
+            rows,
             positions[is_labelled],
             len(self._users),
             self.seconds,
@@ -232,4 +264,5 @@ class Backtest:
             int((~is_labelled).sum()),
             self.rejected,
             seconds_shared,
+            self.next_installs.ranks(*judged) if self.next_installs else {},
         )

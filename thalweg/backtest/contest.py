@@ -1,7 +1,7 @@
 """A contest: the entrants of a backtest by its options, and its run with a line of progress."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, get_args
 
@@ -18,9 +18,11 @@ from stream.spec.spec_file import checked_spec
 from stream.spec.values import PartName
 from thalweg.backtest.backtest import Backtest, Scores
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
+from thalweg.backtest.next_install import NextInstalls
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit, arguments
+from thalweg.backtest.session_peers import SESSION_PEERS, SessionOptions
 
-PEERS: Final = ("vw", "river")
+PEERS: Final = ("vw", "river", *SESSION_PEERS)
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class ContestConfig:
 
     parts: Sequence[str] = ()  # such as "wide" and "wide,deep"; none: the spec's
     policy: str = ""  # empty: the spec's
-    peers: str = ""  # such as "vw,river"
-    rates: Sequence[str] = ()  # such as "alpha=0.1", in place of the default in PeerRates
+    peers: str = ""  # such as "vw,rules"
+    rates: Sequence[str] = ()  # such as "alpha=0.1", in place of a default in PeerRates or SessionOptions
+    asked_every: int = 1  # every nth install is asked about, if a session peer is named
     limit: int = 0  # pages; 0: all
     seed: int = 0
     pack: int = 1  # events a record
@@ -41,13 +44,8 @@ def entrants(spec: Spec, config: ContestConfig) -> list[Entrant]:
     """Those that the config names. Raises SettingsError."""
     choices = parts_of(spec, config)
     found: list[Entrant] = [ModelEntrant(spec, parts, config.seed) for parts in choices]
-    peers = [name for name in config.peers.split(",") if name]
-    if config.dump and "vw" not in peers:
-        peers.append("vw")
-    for name in peers:
-        if name not in PEERS:
-            raise SettingsError(f"there is no peer {name!r}: --peer takes {', '.join(PEERS)}")
-    rates = peer_rates(config.rates)
+    peers = peer_names(config)
+    rates, _ = peer_options(config.rates)
     try:
         if "vw" in peers:
             found.append(VowpalWabbit(spec, rates, config.dump))
@@ -77,26 +75,46 @@ def parts_of(spec: Spec, config: ContestConfig) -> list[list[PartName]]:
     return found
 
 
-def peer_rates(texts: Sequence[str]) -> PeerRates:
-    """PeerRates with those that the texts name, such as "alpha=0.1". Raises SettingsError."""
-    named: dict[str, float] = {}
+def peer_names(config: ContestConfig) -> list[str]:
+    """The peers that the config names, each once. Raises SettingsError."""
+    peers = list(dict.fromkeys(name for name in config.peers.split(",") if name))
+    if config.dump and "vw" not in peers:
+        peers.append("vw")
+    for name in peers:
+        if name not in PEERS:
+            raise SettingsError(f"there is no peer {name!r}: --peer takes {', '.join(PEERS)}")
+    return peers
+
+
+def peer_options(texts: Sequence[str]) -> tuple[PeerRates, SessionOptions]:
+    """The peers' options with those that the texts name, such as "alpha=0.1" or "vsknn_k=500". Raises SettingsError."""
+    rates, options = PeerRates(), SessionOptions()
+    defaults: dict[str, float] = {**asdict(rates), **asdict(options)}
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            named[name] = float(value)
-            is_valid = 0 <= named[name] < np.inf and hasattr(PeerRates, name)
-        except ValueError:
+            named = {name: type(defaults[name])(value)}
+            is_valid = 0 <= named[name] < np.inf
+        except (KeyError, ValueError):
             is_valid = False
         if not is_valid:
-            names = ", ".join(one.name for one in fields(PeerRates))
-            raise SettingsError(f"--peer-rate takes {names}, such as alpha=0.1; not {text!r}")
-    return PeerRates(**named)
+            raise SettingsError(f"--peer-rate takes {', '.join(defaults)}, such as alpha=0.1; not {text!r}")
+        if hasattr(rates, name):
+            rates = replace(rates, **named)
+        else:
+            options = replace(options, **named)  # type: ignore[arg-type] # of the default's type
+    return rates, options
 
 
 def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConfig) -> Scores:
     """Play the source to all entrants, with a line of progress. Raises SettingsError, DataError."""
     spec = with_policy(spec, config)
-    return play(Backtest(spec, entrants(spec, config), ExampleLog(), config.pack), source, config.limit)
+    ours, sessions = entrants(spec, config), [name for name in peer_names(config) if name in SESSION_PEERS]
+    asked = None
+    if sessions:
+        _, options = peer_options(config.rates)
+        asked = NextInstalls([one.name for one in ours], sessions, options, config.asked_every)
+    return play(Backtest(spec, ours, ExampleLog(), config.pack, next_installs=asked), source, config.limit)
 
 
 def with_policy(spec: Spec, config: ContestConfig) -> Spec:
@@ -128,4 +146,4 @@ def play(backtest: Backtest, source: Iterable[SourceElement], limit: int) -> Sco
 
 def vw_command(rates: Sequence[str], dump: Path) -> str:
     """The command that repeats Vowpal Wabbit's part from a dump."""
-    return f"python -m vowpalwabbit -d {dump} {arguments(peer_rates(rates))} -p PREDICTIONS"
+    return f"python -m vowpalwabbit -d {dump} {arguments(peer_options(rates)[0])} -p PREDICTIONS"

@@ -25,6 +25,12 @@ class ShownPage(NamedTuple):
     candidates: CandidatePage | None  # of a backtest that asks for them
 
 
+class AskedPage(NamedTuple):
+    """Candidates to be predicted as they would be served; nobody sees them. `words`: `as_served`."""
+
+    words: U64
+
+
 class EmittedRecord(NamedTuple):
     """A record of `examples` to be learned. `rows`: of the first item of each one's page."""
 
@@ -33,7 +39,7 @@ class EmittedRecord(NamedTuple):
     offset: int
 
 
-Step = ShownPage | EmittedRecord
+Step = ShownPage | AskedPage | EmittedRecord
 EncodedPage = tuple[WideKeys, DeepInput]
 
 
@@ -43,7 +49,10 @@ class Entrant(Protocol):
     name: str
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
-        """Predict and learn, in order. Returns P(Y=1) of each page's items, float32 [n], by what was learned before."""
+        """Predict and learn, in order.
+
+        Returns P(Y=1) of the items of each ShownPage and AskedPage, float32 [n], by what was learned before.
+        """
         ...
 
     def auc_arrival(self) -> float:
@@ -60,12 +69,18 @@ class PeerEntrant(Entrant, Protocol):
         for step in steps:
             if isinstance(step, ShownPage):
                 found.append(self.predict(step.words, step.row))
+            elif isinstance(step, AskedPage):
+                found.append(self.score(step.words))
             else:
                 self.learn(step.events, step.rows)
         return found
 
     def predict(self, words: U64, row: int) -> F32:
         """P(Y=1) of each item of a page, float32 [n], by what was learned so far. `row`: of its first item."""
+        ...
+
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
         ...
 
     def learn(self, record: Sequence[Examples], rows: Sequence[int]) -> None:
@@ -109,6 +124,8 @@ class ModelEntrant(Entrant):
     def play_encoded(self, steps: Sequence[Step], encoded: Sequence[EncodedPage]) -> list[F32]:
         """As `play`, but predict these items in place of each page's."""
         model, pages = self.model, iter(encoded)
+        asked = [step.words for step in steps if isinstance(step, AskedPage)]
+        served = iter(model.encode_pages(asked, serving=True))
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
         chunks = model.record_encoder.of_events(
             [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE
@@ -118,6 +135,8 @@ class ModelEntrant(Entrant):
         for step in steps:
             if isinstance(step, ShownPage):
                 found.append(self.model.predict_encoded(*next(pages)))
+            elif isinstance(step, AskedPage):
+                found.append(self.model.predict_encoded(*next(served)))
             else:
                 chunk, r = next(records)
                 self.learning.learn(chunk, r, r + 1)

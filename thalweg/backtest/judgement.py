@@ -4,7 +4,7 @@ A user's examples resemble each other, so whole users are resampled, not example
 8.3). All predictions of the same examples are resampled alike: the interval of a difference is of pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ FIGURES: Final = (
     "page_auc", "page_ndcg", "page_hit_rate", "session_auc", "session_ndcg", "session_hit_rate",
 )  # fmt: skip
 GROUP_SUMS: Final = 6
+AS_SHOWN: Final = "as shown"  # no entrant: what the order says in which items were shown
 
 
 class JudgedRows(NamedTuple):
@@ -51,24 +52,25 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Judgement:
-    """Figures of some predictions. `values`: f64[F], in the order of FIGURES; `resampled`: f64[RESAMPLES, F]."""
+    """Figures of some predictions. `values`: f64[F], in the order of `figures`; `resampled`: f64[RESAMPLES, F]."""
 
     values: F64
     resampled: F64
-    groups: tuple[int, int]  # pages and sessions with both labels
+    groups: tuple[int, int] = (0, 0)  # pages and sessions with both labels
+    figures: Sequence[str] = FIGURES
 
     def of(self, name: str) -> Interval:
         """One figure; NaN where it isn't defined."""
-        f = FIGURES.index(name)
+        f = self.figures.index(name)
         return interval_of(float(self.values[f]), self.resampled[:, f])
 
     def error(self, name: str) -> float:
         """A figure's standard error."""
-        return float(np.nanstd(self.resampled[:, FIGURES.index(name)]))
+        return float(np.nanstd(self.resampled[:, self.figures.index(name)]))
 
     def gain_over(self, other: "Judgement", name: str) -> Interval:
         """By how much a figure is above that of other predictions of the same examples."""
-        f = FIGURES.index(name)
+        f = self.figures.index(name)
         return interval_of(float(self.values[f] - other.values[f]), self.resampled[:, f] - other.resampled[:, f])
 
 

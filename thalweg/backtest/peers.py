@@ -235,6 +235,11 @@ class River(PeerEntrant):
         features, _ = self.features.of(one_page(words))
         return np.array([self._p(dict.fromkeys(one, 1.0)) for one in features], np.float32)
 
+    def score(self, words: U64) -> F32:
+        """P(Y=1) of a page's items as a ranker would score it, float32 [n]. `words`: as it is served."""
+        features, _ = self.features.of(one_page(words), serving=True)
+        return np.array([self._p(dict.fromkeys(one, 1.0)) for one in features], np.float32)
+
     def _p(self, features: dict[int, float]) -> float:
         return float(self._model.predict_proba_one(features)[True])
 

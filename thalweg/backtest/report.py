@@ -8,9 +8,8 @@ from rich.table import Table
 
 from learner.training.figures import ALL, calibration_text
 from thalweg.backtest.backtest import Scores
-from thalweg.backtest.judgement import FIGURES, Interval, Judgement, judge
+from thalweg.backtest.judgement import AS_SHOWN, FIGURES, Interval, Judgement, judge
 
-AS_SHOWN: Final = "as shown"  # no entrant: what the order says in which items were shown
 RANKING: Final = FIGURES[FIGURES.index("page_auc") :]
 SLICED: Final = ("auc", "page_auc", "session_auc")
 TITLES: Final = {

@@ -96,15 +96,18 @@ def backtest(  # typer needs a parameter for each option, however many they are
     peer: Annotated[
         str,
         typer.Option(
-            help="vw, river, or both (vw,river): they get the same features in the same order (numbers as quantiles)."
+            help="vw and river get our features (numbers as quantiles); popular, rules and knn (item-kNN, V-SkNN) who "
+            "installed what. By commas: vw,rules,knn. With one of the last three the next install is judged, too."
         ),
     ] = "",
     peer_rate: Annotated[
         list[str] | None,
         typer.Option(
-            help="alpha, beta, l1, l2 of vw, or river, such as alpha=0.1; repeat it. Defaults tuned on MovieLens."
+            help="alpha, beta, l1, l2 of vw, river, or an option of a session peer, such as vsknn_k=500 "
+            "(docs/figures.md); repeat it. Defaults tuned on MovieLens."
         ),
     ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Ask about every nth next install: all rank 100 items.")] = 1,
     limit: Annotated[int, typer.Option(min=0, help="Stop after this many pages; 0: play all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed for the deep part's initial weights (the only randomness).")] = 0,
     pack: Annotated[
@@ -152,15 +155,16 @@ def backtest(  # typer needs a parameter for each option, however many they are
     docs/figures.md says when they mislead. Intervals are 95 %, by bootstrap over users.
     """
     of_off_policy = {"--version": version, "--epsilon": epsilon, "--clip": clip is not None, "--weighting": weighting}
-    of_contest = {"--peer": peer, "--peer-rate": peer_rate, "--plot": plot, "--dump-vw": dump_vw}
+    of_contest = {"--peer": peer, "--peer-rate": peer_rate, "--every": every > 1, "--plot": plot, "--dump-vw": dump_vw}
     refuse_misplaced(of_contest if off_policy else of_off_policy, "--off-policy", is_given=off_policy)
     from thalweg.backtest.contest import ContestConfig, run_contest, vw_command
     from thalweg.backtest.plots import curves, reliabilities, write_png
+    from thalweg.backtest.rank_report import rank_figures, rank_judgements, rank_tables
     from thalweg.backtest.report import figures, judgements, tables
     from thalweg.sources.play import open_source
     from thalweg.views.tables import print_table
 
-    config = ContestConfig(parts or (), policy, peer, peer_rate or (), limit, seed, pack, dump_vw)
+    config = ContestConfig(parts or (), policy, peer, peer_rate or (), every, limit, seed, pack, dump_vw)
     read, events = read_source_spec(source, spec), open_source(source, read_settings())
     if off_policy:
         from thalweg.backtest.off_policy import EstimateOptions
@@ -174,8 +178,8 @@ def backtest(  # typer needs a parameter for each option, however many they are
         write_json(json_file, off_policy_figures(found))
         return
     scores = run_contest(read, events, config)
-    judged = judgements(scores)
-    for table in tables(scores, judged):
+    judged, ranked = judgements(scores), rank_judgements(scores)
+    for table in [*tables(scores, judged), *rank_tables(scores, ranked)]:
         print_table(table)
     if dump_vw:
         print_stderr(f"{dump_vw} is written; to repeat it: {vw_command(config.rates, dump_vw)}")
@@ -183,7 +187,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
         title = f"{source}: {scores.pages:,} pages, each predicted when it was shown"
         write_png(plot, curves(scores), reliabilities(scores), title)
         print_stderr(f"{plot} is written")
-    write_json(json_file, figures(scores, judged))
+    write_json(json_file, figures(scores, judged) | rank_figures(scores, ranked))
 
 
 @experiment.command("experiment")

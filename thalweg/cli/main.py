@@ -8,12 +8,12 @@ from typer.core import TyperGroup
 
 from stream.runtime.errors import ThalwegError
 from thalweg.cli.experiment import experiment
+from thalweg.cli.extras import missing_package
 from thalweg.cli.operations import operations
 from thalweg.cli.options import print_stderr
 from thalweg.cli.services import services
 from thalweg.cli.tour import tour
 
-PACKAGES = "thalweg", "producers", "stream", "learner", "ranker"
 RENAMED = {"apply": "apply-topics", "install": "send-install"}  # old names work until the next version
 PANELS = {"Try": tour, "Model": experiment, "Run": services, "Operate": operations}  # of `thalweg --help`
 
@@ -34,11 +34,7 @@ class _Commands(TyperGroup):
             print_stderr(f"thalweg: {bad}")
             raise typer.Exit(1) from None
         except ModuleNotFoundError as bad:
-            package = (bad.name or "").partition(".")[0]
-            if package in {"", *PACKAGES}:
-                raise
-            remedy = "`make setup` installs all packages; in containers, take the image of this service"
-            print_stderr(f"thalweg: this command needs {package}, which isn't installed: {remedy}")
+            print_stderr(f"thalweg: {missing_package(bad)}")
             raise typer.Exit(1) from None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stream.snapshots.redis_store import RedisStore
     from stream.spec.spec import Spec
 
-SPECS = Path(__file__).resolve().parents[2] / "specs"
+SPECS = Path(__file__).resolve().parents[1] / "specs"  # in a clone a link to `specs/`
 SPEC = SPECS / "movielens.toml"
 
 SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); required.")]

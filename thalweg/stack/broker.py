@@ -9,6 +9,7 @@ from stream.runtime.errors import StackError
 from thalweg.stack.server import LOOPBACK, Server, error_line, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+IN_CLONE = (REPOSITORY / "stack" / "pom.xml").exists()  # an installed package has no jars and no `make setup`
 JARS = REPOSITORY / "stack" / "target" / "jars"
 ARCHIVE = REPOSITORY / "stack" / "target" / "kafka.jsa"  # written by `python -m thalweg.stack.archive`
 LOG_CONFIG = REPOSITORY / "stack" / "log4j2.xml"

@@ -48,10 +48,11 @@ class Requirement:
 def requirements(settings: Settings) -> list[Requirement]:
     """Check everything that a machine needs to run Thalweg, then whether Kafka and Redis answer.
 
-    The needs of a local stack are checked unless the settings name both addresses. An unreadable stack file is one of
-    the findings.
+    The needs of a local stack are checked in a clone, unless the settings name both addresses. An unreadable stack
+    file is one of the findings.
     """
-    local = not (settings.kafka and settings.redis)
+    alone = not broker.IN_CLONE  # a package without a stack to start
+    local = not alone and not (settings.kafka and settings.redis)
     try:
         found = stack.read(settings.local)
     except StackError:
@@ -65,8 +66,8 @@ def requirements(settings: Settings) -> list[Requirement]:
         *(_stack_needs(settings.local) if local else []),
         *_machine(settings.local, runs_everything=local),
         _port(),
-        _service("Kafka", kafka.split(","), kafka_answers if plain else listens, named=bool(settings.kafka)),
-        _service("Redis", [_host_port(redis)], listens if tls else redis_answers, named=bool(settings.redis)),
+        _service("Kafka", kafka.split(","), kafka_answers if plain else listens, bool(settings.kafka) or alone),
+        _service("Redis", [_host_port(redis)], listens if tls else redis_answers, bool(settings.redis) or alone),
     ]
 
 
@@ -106,6 +107,8 @@ def _python() -> Requirement:
 
 def _packages(*, needed: bool) -> Requirement:
     """All packages in pyproject.toml, optional and development ones included; the image of one room has fewer."""
+    if not broker.IN_CLONE:
+        return _extras()
     project = tomllib.loads((broker.REPOSITORY / "pyproject.toml").read_text())
     lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     lists += project["dependency-groups"].values()
@@ -113,6 +116,17 @@ def _packages(*, needed: bool) -> Requirement:
     missing = sorted(name for name in wanted if not _installed(name))
     found = f"missing: {', '.join(missing)}" if missing else f"{len(wanted)} of {len(wanted)}"
     return Requirement("packages", not missing, found, SETUP, needed)
+
+
+def _extras() -> Requirement:
+    """The extras of the installed package whose own packages are all here: one service needs no more than its own."""
+    wanted: dict[str, list[str]] = {}
+    for line in metadata.requires("thalweg") or []:
+        if extra := re.search(r"extra == ['\"]([\w-]+)", line):
+            wanted.setdefault(extra[1], []).append(re.split(r"[\[<>=!~; ]", line)[0])
+    complete = [extra for extra, names in wanted.items() if all(map(_installed, names))]
+    found = f"complete extras: {', '.join(complete) or 'none'}"
+    return Requirement("packages", bool(complete), found, "pip install 'thalweg[EXTRA]'", needed=False)
 
 
 def _installed(name: str) -> bool:
@@ -214,14 +228,14 @@ def _host_port(url: str) -> str:
     return f"{address}:6379" if address and not re.search(r":\d+$", address) else address
 
 
-def _service(name: str, addresses: list[str], answers: Callable[[str, int], bool], *, named: bool) -> Requirement:
-    """Whether a service answers at one of its addresses. `named`: by the environment, so it is needed."""
+def _service(name: str, addresses: list[str], answers: Callable[[str, int], bool], needed: bool) -> Requirement:
+    """Whether a service answers at one of its addresses. It's needed where the environment names it or must name it."""
     variable = f"THALWEG_{name.upper()}"
-    remedy = f"start it, or correct {variable}" if named else f"thalweg up, or set {variable}"
+    remedy = f"start it, or correct {variable}" if needed else f"thalweg up, or set {variable}"
     tried = [one.strip() for one in addresses if one.strip()]
     for one in tried:
         host, _, port = one.rpartition(":")
         if port.isdigit() and answers(host.strip("[]"), int(port)):
             return Requirement(name, True, f"answers at {one}")
     found = f"no answer at {', '.join(tried)}" if tried else "no address known"
-    return Requirement(name, False, found, remedy, needed=named)
+    return Requirement(name, False, found, remedy, needed=needed)

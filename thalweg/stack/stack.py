@@ -189,6 +189,9 @@ def _require_tools() -> None:
     missing = [tool for tool in ("java", "redis-server") if shutil.which(tool) is None]
     if not any(kafka_broker.JARS.glob("kafka_*.jar")):
         missing.append(f"Kafka's jars in {kafka_broker.JARS}")
+    if missing and not kafka_broker.IN_CLONE:
+        remedy = "set THALWEG_KAFKA and THALWEG_REDIS to yours, or clone the repository"
+        raise StackError(f"an installed package has no local stack, which runs from a clone's jars; {remedy}")
     if missing:
         raise StackError(f"the local stack needs what isn't here: {', '.join(missing)}; run `make setup`")
 

@@ -24,10 +24,10 @@ from stream.spec.spec import Spec
 from stream.spec.values import PartName
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, slow_world, world, write_lines
 from thalweg.backtest.entrants import ModelEntrant
-from thalweg.backtest.judgement import FIGURES
+from thalweg.backtest.judgement import AS_SHOWN, FIGURES
 from thalweg.backtest.peers import PeerRates, River
 from thalweg.backtest.plots import curves, reliability
-from thalweg.backtest.report import AS_SHOWN, judgements
+from thalweg.backtest.report import judgements
 from thalweg.cli.main import app
 
 EVENTS = world(400)

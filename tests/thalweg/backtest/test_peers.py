@@ -19,7 +19,7 @@ from stream.spec.parts import Policy
 from stream.spec.spec import Spec
 from tests.support.backtest_world import START_MS, TEXT, backtested, camps_spec, world
 from thalweg.backtest import peers
-from thalweg.backtest.contest import peer_rates
+from thalweg.backtest.contest import peer_options
 from thalweg.backtest.entrants import ModelEntrant
 from thalweg.backtest.peers import BITS, PeerFeatures, PeerRates, River, VowpalWabbit, arguments
 
@@ -157,7 +157,7 @@ def test_defaults_are_the_tuned_draw() -> None:
     tuned = json.loads((Path(__file__).parents[3] / "benchmarks" / "tuned.json").read_text())
     wanted = tuned["vw"] | tuned["river"]
     assert asdict(PeerRates()) == {name: float(f"{value:.2g}") for name, value in wanted.items()}
-    assert peer_rates(["alpha=0.5", "river=0.1"]) == replace(PeerRates(), alpha=0.5, river=0.1)
+    assert peer_options(["alpha=0.5", "river=0.1"])[0] == replace(PeerRates(), alpha=0.5, river=0.1)
 
 
 def test_features_are_all_keys_but_the_bias_and_a_bucket_a_number() -> None:

@@ -233,12 +233,14 @@ app(sys.argv[2:])
 
 @pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
 def test_a_package_that_is_missing_is_named(words: list[str], module: str, stack: Stack) -> None:
-    """A room whose packages aren't here ends with one line that names the package."""
+    """A room whose packages aren't here ends with one line that names the package and the room's extra."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
     command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
-    assert ran.stderr.startswith(f"thalweg: this command needs {module}, which isn't installed: `make setup`")
+    assert ran.stderr.startswith(
+        f"thalweg: this command needs {module}, which isn't installed: pip install 'thalweg[{words[1]}]'"
+    )
     assert len(ran.stderr.splitlines()) == 1
 
 

@@ -92,6 +92,23 @@ def test_a_machine_that_has_services_elsewhere(stack: Stack, tmp_path: Path, mon
     }  # fmt: skip
 
 
+def test_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a clone the extras that are complete are named, and Kafka and Redis are needed: no stack can start."""
+    monkeypatch.setattr(broker, "IN_CLONE", False)
+    monkeypatch.setattr(broker, "REPOSITORY", tmp_path)
+    needs = [
+        "msgspec",
+        "numba>=0.61; extra == 'stream'",
+        "thalweg[stream]; extra == 'ranker'",
+        "none; extra == 'ranker'",
+    ]
+    monkeypatch.setattr("thalweg.stack.doctor.metadata.requires", lambda name: needs)
+    found = {one.name: one for one in requirements(Settings(local=tmp_path))}
+    assert (found["packages"].ok, found["packages"].found) == (True, "complete extras: stream")
+    assert not {"java", "maven", "redis-server", "Kafka's jars", "local stack"} & set(found)
+    assert {name for name, one in found.items() if one.needed and not one.ok} == {"Kafka", "Redis"}
+
+
 @pytest.mark.parametrize(("version", "ok"), [((3, 10), False), ((3, 11), True), ((3, 13), True), ((3, 14), False)])
 def test_pythons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], ok: bool) -> None:
     """Those that pyproject.toml takes, and no other."""

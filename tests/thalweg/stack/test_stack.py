@@ -248,6 +248,14 @@ def test_missing_programs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read(tmp_path / "root") is None
 
 
+def test_an_installed_package_has_no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a clone `up` names the settings to use in place of `make setup`, which isn't there."""
+    monkeypatch.setattr(broker, "IN_CLONE", False)
+    monkeypatch.setattr(broker, "JARS", tmp_path / "jars")
+    with pytest.raises(StackError, match="set THALWEG_KAFKA and THALWEG_REDIS"):
+        up(tmp_path / "root")
+
+
 def test_unusable_root(tmp_path: Path) -> None:
     """A root that can't be written is a StackError that names it and the way out."""
     (tmp_path / "file").write_text("")

@@ -1,0 +1,48 @@
+"""Which extra of the package brings a module that isn't installed."""
+
+from typing import Any, Final
+
+from typer.core import TyperGroup
+
+from stream.runtime.errors import SettingsError
+
+PACKAGES: Final = ("thalweg", "producers", "stream", "learner", "ranker")
+# What each extra of pyproject.toml brings beside `stream`, whose modules every extra but `client` and `peers` includes.
+MODULES: Final = {
+    "joiner": ("aiokafka", "cramjam", "faust"),
+    "learner": ("torch",),
+    "ranker": ("httptools", "litestar", "threadpoolctl", "uvicorn", "uvloop"),
+    "producers": ("polars",),
+    "client": ("httpx",),
+    "tools": ("matplotlib", "plotext", "scipy"),
+    "peers": ("river", "vowpalwabbit"),
+}
+
+
+def missing_package(bad: ModuleNotFoundError, room: str | None = None) -> SettingsError:
+    """The error in place of this one: it names the extra to install. `room`: the service that the command runs.
+
+    Raises the error itself if the module is one of our own.
+
+    >>> str(missing_package(ModuleNotFoundError(name="httpx")))
+    "this command needs httpx, which isn't installed: pip install 'thalweg[client]' (in a clone: make setup)"
+    >>> str(missing_package(ModuleNotFoundError(name="numba.core"), "ranker"))
+    "this command needs numba, which isn't installed: pip install 'thalweg[ranker]' (in a clone: make setup)"
+    """
+    package = (bad.name or "").partition(".")[0]
+    if package in {"", *PACKAGES}:
+        raise bad
+    owner = next((extra for extra, modules in MODULES.items() if package in modules), "tools")
+    remedy = f"pip install 'thalweg[{room or owner}]' (in a clone: make setup)"
+    return SettingsError(f"this command needs {package}, which isn't installed: {remedy}")
+
+
+class Rooms(TyperGroup):
+    """Commands that each run the room they are named after: what one lacks is in the extra of that name."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Raises SettingsError when a package is missing."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as bad:
+            raise missing_package(bad, ctx.invoked_subcommand) from None
