@@ -1,13 +1,15 @@
 """Exploration of requests: from a published spec to propensities in replies."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from ranker import metrics
-from stream.events.types import RankReply
+from stream.events.types import Item, RankReply
 from stream.spec.spec_file import parse_spec
 from tests.ranker.ranking.test_rank import House
-from tests.support.random_models import COLUMNS
+from tests.support.random_models import COLUMNS, items
 
 CANDIDATES = [f"i{n}" for n in range(30)]
 
@@ -88,3 +90,30 @@ def test_shown_pages_are_not_ordered_by_score() -> None:
     replies = answers(house('kind = "epsilon"\nepsilon = 0.999'), 5)
     assert any(reply.scores != sorted(reply.scores, reverse=True) for reply in replies)
     assert np.mean([reply.propensities[0] for reply in replies]) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "thompson"])
+def test_what_rules_forbid_is_never_drawn(kind: str) -> None:
+    """At a pinned position there's nothing to draw: its propensity is 1. Filters and caps hold on each page."""
+    rules = """
+[rules]
+first = { kind = "pin", item = "i3", position = 2 }
+few = { kind = "forbid", items = ["i7", "i8"] }
+varied = { kind = "cap", of = "item.tags", count = 2 }
+"""
+    replies = answers(house(f'kind = "{kind}"\nepsilon = 0.9\nprior = 0.01{rules}'))
+    assert len({tuple(reply.items) for reply in replies}) > 1
+    for reply in replies:
+        assert reply.items[1] == "i3"
+        assert reply.propensities[1] == pytest.approx(1, abs=1e-3)
+        assert not {"i7", "i8"}.intersection(reply.items)
+        counts = Counter(tag for item in items(30) if item.item in reply.items for tag in tags_of(item))
+        assert max(counts.values()) == 2
+    assert min(min(reply.propensities) for reply in replies) < 0.5
+
+
+def tags_of(item: Item) -> list[str]:
+    """An item's tags."""
+    tags = item.attributes.get("tags", [])
+    assert isinstance(tags, list)
+    return tags
