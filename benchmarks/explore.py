@@ -6,7 +6,7 @@ each is right given the items above. The greatest relative difference is `propen
 
 *Cost*: 100 candidates, MovieLens' spec, one thread, kinds in turn.
 
-*The store* (`explore_store.py`): by the defaults of each kind.
+*The store* (`explore_store.py`) and *cold start* (`explore_cold.py`): by the defaults of each kind, and a scale of 1.
 """
 
 import gc
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,8 +25,9 @@ from rich.console import Group
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.explore_cold import PAGES, ColdStart, cold_start
 from benchmarks.explore_coverage import covered
-from benchmarks.explore_store import EDGES, TRIED, TRIED_HOURS, Explored, explored
+from benchmarks.explore_store import TRIED, TRIED_HOURS, Explored, explored
 from benchmarks.serving import Publisher, World
 from ranker.explore.draws import Draw, epsilon_greedy, thompson
 from ranker.explore.exploration import draw_of, random_of
@@ -46,7 +47,16 @@ DEVIATIONS: Final = np.array([0.3, 0.5, 0.2, 0.4, 0.9])
 LIKELY: Final = 0.15
 POSITIONS: Final = 3
 CANDIDATES, BEST, NOW_MS = 100, 10, 2_100_000
-MEASURED: Final = ("gap_closed", "gap_closed_late", "regret", "tried", "known_after")
+IN_STORE: Final = ("gap_closed", "gap_closed_late", "regret", "tried")
+WAYS: Final = {
+    "none": Explore(),
+    "epsilon": Explore("epsilon"),
+    "thompson": Explore("thompson"),
+    "thompson_1": Explore("thompson", scale=1.0),
+    "ucb": Explore("ucb"),
+    "ucb_1": Explore("ucb", scale=1.0),
+}
+T = TypeVar("T")
 
 
 def propensity_error(way: Callable[[np.random.Generator], Draw], draws: int) -> float:
@@ -93,29 +103,42 @@ def _ranking(spec: Spec) -> Callable[[int], None]:
 
 def run(*, quick: bool) -> tuple[Group, dict[str, float]]:
     """The tables and their figures."""
-    draws, seeds, pages = (DRAWS // 10, 1, 4_000) if quick else (DRAWS, 3, 10_000)
+    draws, seeds, pages, worlds = (DRAWS // 10, 1, 4_000, 20) if quick else (DRAWS, 2, 10_000, 100)
     errors = {
         "epsilon": propensity_error(partial(epsilon_greedy, 0.5), draws),
         "thompson": propensity_error(partial(thompson, DEVIATIONS), draws),
     }
     costs = costs_us(200 if quick else 2_000)
-    runs = [(kind, seed) for kind in KINDS for seed in range(seeds)]
-    found: dict[str, list[Explored]] = {kind: [] for kind in KINDS}
-    for kind, seed in track(runs, "stores", transient=True):
-        found[kind].append(explored(Explore(kind), seed, pages))
-    worlds = 20 if quick else 100
     snips = covered(worlds, 2_500 if quick else 5_000, 1_000)["snips"] / worlds
+    stores = _by_way(lambda explore, seed: explored(explore, seed, pages), seeds, "stores")
+    colds = _by_way(cold_start, 2 * seeds, "cold starts")
     figures = {"propensity_error_max": max(errors.values()), "snips_coverage": snips}
-    for kind in KINDS:
-        figures[f"{kind}_us"] = costs[kind]
-        figures |= {f"{kind}_{name}": _mean([getattr(one, name) for one in found[kind]]) for name in MEASURED}
-    tables = _costs_table(errors, costs, snips), _store_table(found, pages), _new_apps_table(found)
+    figures |= {f"{kind}_us": cost for kind, cost in costs.items()}
+    figures |= {f"{way}_{name}": _mean(runs, name) for way, runs in stores.items() for name in IN_STORE}
+    figures |= {f"{way}_cold_{name}": figure for way, runs in colds.items() for name, figure in _cold(runs).items()}
+    tables = _costs_table(errors, costs, snips), _store_table(stores, pages), _cold_table(colds)
     return Group(*tables), {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
-def _mean(values: Sequence[float]) -> float:
-    """The mean of those that were measured; NaN of none."""
-    return fmean([value for value in values if math.isfinite(value)] or [math.nan])
+def _by_way(play: Callable[[Explore, int], T], seeds: int, title: str) -> dict[str, list[T]]:
+    """Runs of each way to explore, one a seed."""
+    found: dict[str, list[T]] = {way: [] for way in WAYS}
+    for way, seed in track([(way, seed) for way in WAYS for seed in range(seeds)], title, transient=True):
+        found[way].append(play(WAYS[way], seed))
+    return found
+
+
+def _mean(runs: Sequence[Explored], name: str) -> float:
+    return fmean(getattr(one, name) for one in runs)
+
+
+def _cold(runs: Sequence[ColdStart]) -> dict[str, float]:
+    """% of new items that became known, medians of these, what pages earned."""
+    impressions, pages = (np.concatenate([getattr(one, name) for one in runs]) for name in ("impressions", "pages"))
+    known = np.isfinite(impressions)
+    medians = [float(np.median(of[known])) if known.any() else math.nan for of in (impressions, pages)]
+    earned = fmean(one.earned for one in runs)
+    return {"known": 100 * float(known.mean()), "impressions": medians[0], "pages": medians[1], "earned": earned}
 
 
 def _costs_table(errors: dict[str, float], costs: dict[str, float], snips: float) -> Table:
@@ -127,19 +150,19 @@ def _costs_table(errors: dict[str, float], costs: dict[str, float], snips: float
     return table
 
 
-def _store_table(found: dict[str, list[Explored]], pages: int) -> Table:
-    title = f"the store, {len(found['none'])} seeds of {pages:,} pages"
+def _store_table(stores: dict[str, list[Explored]], pages: int) -> Table:
+    title = f"the store, {len(stores['none'])} seeds of {pages:,} pages"
     tried = f"new apps with {TRIED} impressions in {TRIED_HOURS} h, %"
     table = Table("", "gap closed, %", "second half", "regret / 1,000 items", tried, title=title)
-    for kind, runs in found.items():
-        table.add_row(kind, *(f"{_mean([getattr(one, name) for one in runs]):.1f}" for name in MEASURED[:4]))
+    for way, runs in stores.items():
+        table.add_row(way, *(f"{_mean(runs, name):.1f}" for name in IN_STORE))
     return table
 
 
-def _new_apps_table(found: dict[str, list[Explored]]) -> Table:
-    table = Table("impressions so far", *found, title="rank error of new apps, %")
-    for group, edge in enumerate(EDGES):
-        errors = [_mean([one.rank_errors[group] for one in runs]) for runs in found.values()]
-        table.add_row(f"{edge} or more" if edge else "none", *map("{:.1f}".format, errors))
-    table.add_row("below 10 % from", *(f"{_mean([one.known_after for one in runs]):.0f}" for runs in found.values()))
+def _cold_table(colds: dict[str, list[ColdStart]]) -> Table:
+    heads = "known, %", "impressions until known", "pages until known", "earned, % of the best"
+    table = Table("", *heads, title=f"cold start: new items in {PAGES:,} pages, {len(colds['none'])} seeds")
+    for way, runs in colds.items():
+        known, *others = _cold(runs).values()
+        table.add_row(way, f"{known:.0f}", *(f"{other:.0f}" for other in others[:2]), f"{others[2]:.1f}")
     return table

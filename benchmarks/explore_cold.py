@@ -27,7 +27,7 @@ from stream.features.page_features import Catalogue, build_page
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.explore import Explore
 from stream.spec.spec_file import parse_spec
-from stream.tables.dtypes import F64, I64
+from stream.tables.dtypes import F64, I64, U64, Bools
 
 SPEC: Final = """
 name = "cold"
@@ -110,7 +110,7 @@ class ColdWorld:
     def _now_ms(self) -> int:
         return PAGE_MS * (1 + self._shown)
 
-    def _page(self, items: I64) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
+    def _page(self, items: I64) -> U64:
         user = self._model.layout.user("u", {}, [], {})
         rows = self._catalogue.rows([self._names[i] for i in items])
         return build_page(self._model.layout, user, self._catalogue, rows, self._now_ms)
@@ -156,7 +156,7 @@ def cold_start(explore: Explore, seed: int, pages: int = PAGES, warm_pages: int 
     )  # fmt: skip
 
 
-def _steady_from(near: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> int:
+def _steady_from(near: Bools) -> int:
     """The first index of STEADY true ones in a row; −1: there is none."""
     found = np.flatnonzero(np.convolve(near, np.ones(STEADY), "valid") == STEADY)
     return int(found[0]) if len(found) else -1
