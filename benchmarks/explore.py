@@ -47,7 +47,7 @@ DEVIATIONS: Final = np.array([0.3, 0.5, 0.2, 0.4, 0.9])
 LIKELY: Final = 0.15
 POSITIONS: Final = 3
 CANDIDATES, BEST, NOW_MS = 100, 10, 2_100_000
-IN_STORE: Final = ("gap_closed", "gap_closed_late", "regret", "tried")
+IN_STORE: Final = ("installs", "installs_late", "gap_closed", "tried")
 WAYS: Final = {
     "none": Explore(),
     "epsilon": Explore("epsilon"),
@@ -153,7 +153,8 @@ def _costs_table(errors: dict[str, float], costs: dict[str, float], snips: float
 def _store_table(stores: dict[str, list[Explored]], pages: int) -> Table:
     title = f"the store, {len(stores['none'])} seeds of {pages:,} pages"
     tried = f"new apps with {TRIED} impressions in {TRIED_HOURS} h, %"
-    table = Table("", "gap closed, %", "second half", "regret / 1,000 items", tried, title=title)
+    heads = "expected installs / 1,000 items", "in the second half", "gap closed, %"
+    table = Table("", *heads, tried, title=title)
     for way, runs in stores.items():
         table.add_row(way, *(f"{_mean(runs, name):.1f}" for name in IN_STORE))
     return table

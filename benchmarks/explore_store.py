@@ -20,7 +20,6 @@ from producers.store.world import StoreWorld
 from stream.spec.explore import Explore
 from stream.spec.spec_file import load_spec
 from thalweg.experiment.closed_loop import ClosedLoop
-from thalweg.experiment.traffic_scores import ScoredTraffic
 
 PRESET: Final = "common"
 NEW_A_DAY: Final = 0.05
@@ -55,11 +54,15 @@ class NewApps:
 
 @dataclass(frozen=True)
 class Explored:
-    """A run's figures. `gap_closed`: of the gap from popularity to the oracle, %; `late`: in the second half alone."""
+    """A run's figures.
 
-    gap_closed: float
-    gap_closed_late: float
-    regret: float  # expected installs a 1,000 items below the oracle's
+    What a page earns makes the next ones poorer, for the oracle too: who has what they want wants less. So `gap_closed`,
+    on each page's own candidates, isn't comparable between runs to the last point; `installs` of a whole run are.
+    """
+
+    installs: float  # expected, of 1,000 shown items
+    installs_late: float  # in the second half
+    gap_closed: float  # of the gap between popularity and the oracle, %
     tried: float  # % of new apps
 
 
@@ -74,13 +77,9 @@ def explored(explore: Explore, seed: int, pages: int) -> Explored:
         spec, StoreWorld(parameters, seed=seed), [ARM], lambda user: ARM, seed, on_shown=new.add
     )  # fmt: skip
     traffic = loop.run(pages)
+    gap, earned = (float((of - traffic.popular).mean()) for of in (traffic.oracle, traffic.expected))
+    late = traffic.expected[len(traffic.expected) // 2 :]
     return Explored(
-        _gap_closed(traffic, slice(None)), _gap_closed(traffic, slice(len(traffic.arm) // 2, None)),
-        1_000 * float((traffic.oracle - traffic.expected).mean()) / PAGE_ITEMS,
+        *(1_000 * float(of.mean()) / PAGE_ITEMS for of in (traffic.expected, late)), 100 * earned / gap,
         new.tried_share(TRIED_HOURS * HOUR_MS / parameters.compress),
     )  # fmt: skip
-
-
-def _gap_closed(traffic: ScoredTraffic, part: slice) -> float:
-    popular, oracle = traffic.popular[part].sum(), traffic.oracle[part].sum()
-    return float(100 * (traffic.expected[part].sum() - popular) / (oracle - popular))
