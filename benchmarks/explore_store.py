@@ -19,6 +19,7 @@ from producers.store.storefront import PAGE_ITEMS, ShownPages
 from producers.store.world import StoreWorld
 from stream.spec.explore import Explore
 from stream.spec.spec_file import load_spec
+from stream.tables.dtypes import F64
 from thalweg.experiment.closed_loop import ClosedLoop
 
 PRESET: Final = "common"
@@ -56,8 +57,8 @@ class NewApps:
 class Explored:
     """A run's figures.
 
-    What a page earns makes the next ones poorer, for the oracle too: who has what they want wants less. So `gap_closed`,
-    on each page's own candidates, isn't comparable between runs to the last point; `installs` of a whole run are.
+    What a page earns makes the next ones poorer, for the oracle too: who has what they want wants less. So `gap_closed`
+    of a page's own candidates isn't quite comparable between runs; `installs` of a whole run are.
     """
 
     installs: float  # expected, of 1,000 shown items
@@ -77,9 +78,11 @@ def explored(explore: Explore, seed: int, pages: int) -> Explored:
         spec, StoreWorld(parameters, seed=seed), [ARM], lambda user: ARM, seed, on_shown=new.add
     )  # fmt: skip
     traffic = loop.run(pages)
-    gap, earned = (float((of - traffic.popular).mean()) for of in (traffic.oracle, traffic.expected))
-    late = traffic.expected[len(traffic.expected) // 2 :]
-    return Explored(
-        *(1_000 * float(of.mean()) / PAGE_ITEMS for of in (traffic.expected, late)), 100 * earned / gap,
-        new.tried_share(TRIED_HOURS * HOUR_MS / parameters.compress),
-    )  # fmt: skip
+    whole, late = traffic.expected, traffic.expected[len(traffic.expected) // 2 :]
+    gap_closed = (whole - traffic.popular).mean() / (traffic.oracle - traffic.popular).mean()
+    tried = new.tried_share(TRIED_HOURS * HOUR_MS / parameters.compress)
+    return Explored(_by_1_000(whole), _by_1_000(late), 100 * float(gap_closed), tried)
+
+
+def _by_1_000(expected: F64) -> float:
+    return 1_000 * float(expected.mean()) / PAGE_ITEMS
