@@ -474,4 +474,5 @@ def test_the_example_of_retrieval_is_read() -> None:
     """The example of docs/retrieval.md is a valid section of a spec that has what it needs."""
     section = Path("docs/retrieval.md").read_text().split("```toml")[1].split("```")[0]
     text = TEXT.replace('tags = "categories"', 'tags = "categories"\ncategory = "category"')
-    assert parse_spec(f"{text}\n{section}").retrieval.quotas() == {"same": 20, "trending": 10, "new": 5, "popular": 0}
+    quotas = parse_spec(f"{text}\n{section}").retrieval.quotas()
+    assert quotas == {"together": 0, "neighbours": 0, "same": 20, "trending": 10, "new": 5, "popular": 0}
