@@ -101,7 +101,7 @@ def complete_document(app: Litestar, posts: dict[str, tuple[dict[str, Any], dict
         if isinstance(item, dict):
             item["post"]["responses"]["default"] = answer
         else:
-            item.get.responses["default"] = answer
+            (item.get or item.delete).responses["default"] = answer
 
 
 def _in_both_forms(schema: dict[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
         EventsEndpoint(EventWriter(lambda: service.log), RecentAnswers(time.monotonic), now_ms),
         lambda: [model_info(model, now_ms()) for model in service.models.values()],
         service.item,
+        service.profiles.erase,
         service.ranks,
         service.live,
     )

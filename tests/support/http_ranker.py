@@ -118,6 +118,7 @@ class HttpRanker:
         self.answerer = FakeAnswerer()
         self.admission = AdmissionQueue(queue_ms_max)
         self.is_ready = self.is_live = True
+        self.dropped: list[str] = []  # users whose profiles were dropped
         self.log = EventLog()
         self.is_connected = True
         writer = EventWriter(lambda: self.log if self.is_connected else None)
@@ -135,6 +136,7 @@ class HttpRanker:
             EventsEndpoint(writer, RecentAnswers(time.monotonic), now_ms, ack_s=ack_s),
             lambda: [ModelInfo("m", 3, 1, 2)],
             KNOWN.get,
+            self.dropped.append,
             lambda: (self.is_ready, "as the test wants"),
             lambda: (self.is_live, "as the test wants"),
         )
