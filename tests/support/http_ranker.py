@@ -86,10 +86,10 @@ class FakeAnswerer:
 
 
 class EventLog(MemoryLog):
-    """A log of three topics, whose sender acknowledges when the test says so."""
+    """A log of four topics, whose sender acknowledges when the test says so."""
 
     def __init__(self) -> None:
-        super().__init__(dict.fromkeys(("events", "items", "users"), PARTITIONS), now_ms)
+        super().__init__(dict.fromkeys(("events", "items", "users", "erased"), PARTITIONS), now_ms)
         self.sends = HeldSender(self)
 
     def sender(self, acks: Acks) -> HeldSender:  # type: ignore[override]  # the same methods

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from stream.events.types import Erase, SourceEvent
+from stream.events.codec import decode_entity, decode_training, encode_record
+from stream.events.topics import ERASED, EXAMPLES
+from stream.events.types import Erase, Examples, SourceEvent
 from stream.joiner.join import Joiner, RestartPoint
+from stream.joiner.metrics import Tally
+from stream.joiner.poison_detector import PoisonDetector
 from stream.joiner.record_events import to_record
+from stream.joiner.record_processor import JoinerOptions, PartitionState, RecordProcessor
 from stream.joiner.state_store import StateStore
+from stream.log.protocol import Record
 from stream.spec.parts import Policy
 from tests.support.join_events import FAR, NOW, POLICIES, RULES, install, page, play, retraction, rows
+from tests.support.plain_writer import written as written_by
 
 ORGANIC = replace(RULES, organic=True)
 
@@ -73,5 +80,28 @@ def test_a_saved_state_has_nothing_of_an_erased_user(tmp_path: Path) -> None:
     loaded = store.load(ORGANIC, 0, 10)
     assert loaded is not None
     resumed = Joiner(ORGANIC, RestartPoint(0, 0, 0), loaded[0])
-    assert rows(resumed.feed([FAR], 2, NOW)) == rows(joiner.feed([FAR], 2, NOW)) != []
-    assert {one.user for one in resumed.organic} == {"user-0", "user-2"}
+    found, wanted = (one.join_record(to_record([FAR]), 2, NOW) for one in (resumed, joiner))
+    assert (found.labels, found.organic) == (wanted.labels, wanted.organic)
+    assert {one.user for one in found.organic[0]} == {"user-0", "user-2"}
+    assert len(found.labels) == 200
+
+
+def test_an_erasure_goes_on_to_the_learner_and_into_the_ledger() -> None:
+    """Behind the labels of the records before it, before those after it; what is read again silently writes nothing."""
+    partitions = {EXAMPLES.name: 1, ERASED.name: 1, "events": 1, "histories": 1}
+    processor = RecordProcessor(JoinerOptions(), partitions, None, Tally())
+    events = (
+        [page("r", 100, user="v"), install("i", 101, user="v")],
+        [Erase("u", 101)],
+        [install("j", 102, "b", user="v")],
+    )
+    records = [Record("events", 0, k, NOW, None, encode_record(some)) for k, some in enumerate(events)]
+    for emit_from, size in ((0, 4), (9, 0)):
+        state = PartitionState(Joiner(RULES), 0, emit_from, PoisonDetector(60.0))
+        written = [out for out in written_by(processor, state, records, partitions) if out.topic != "histories"]
+        assert len(written) == size
+        if not emit_from:
+            learned = [decode_training(out.value or b"")[0][0] for out in written if out.topic == EXAMPLES.name]
+            assert [type(one) for one in learned] == [Examples, Erase, Examples]
+            (ledger,) = [out for out in written if out.topic == ERASED.name]
+            assert (ledger.key, decode_entity(ledger.value or b"", Erase)) == (b"u", Erase("u", 101))
