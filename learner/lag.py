@@ -5,17 +5,12 @@ from collections.abc import Sequence
 from time import monotonic as monotonic_s
 from typing import Final
 
-import structlog
-
 from learner.training import metrics
 from stream.events.topics import EXAMPLES
+from stream.log.displayed_offsets import COMMIT_S, DisplayedOffsets
 from stream.log.protocol import Log, Reader, Record
-from stream.runtime.errors import LogError, LogUnavailable
 
-COMMIT_S: Final = 5.0
-FAILURES: Final = 3  # of commits, of an unavailable coordinator, before a warning
 RECENT: Final = 0.01  # weight of a record in the mean of examples a record
-log = structlog.get_logger("learner")
 
 
 class Lag:
@@ -25,13 +20,13 @@ class Lag:
     """
 
     def __init__(self, log_: Log, model: str, offset: int) -> None:
-        self._log, self._group = log_, f"learner-{model}"
+        self._displayed = DisplayedOffsets(lambda: log_, EXAMPLES.name, f"learner-{model}")
         self.offset = offset
         self._end: int | None = None  # of the log
         self._polled: deque[tuple[int, int]] = deque()  # (offset, append time) of the first record of each poll
         self._learned_ms = 0  # append time of the newest learned record
         self._examples_a_record = 0.0
-        self._commit_at_s, self._failures = 0.0, 0
+        self._commit_at_s = 0.0
 
     def learned(self, origins: Sequence[Record], examples: int) -> None:
         """These records were learned; `examples`: how many they had together."""
@@ -47,17 +42,8 @@ class Lag:
                 self._polled = deque()
             self._polled.append((records[0].offset, records[0].time_ms))
         if self.offset >= 0 and monotonic_s() >= self._commit_at_s:
-            self._commit()
+            self._displayed.commit({0: self.offset})
             self._commit_at_s = monotonic_s() + COMMIT_S
-
-    def _commit(self) -> None:
-        try:
-            self._log.commit(EXAMPLES.name, self._group, {0: self.offset})
-            self._failures = 0
-        except LogError as error:
-            self._failures += 1
-            if self._failures == (FAILURES if isinstance(error, LogUnavailable) else 1):
-                log.warning("lag exporters don't see the learner's offset; learning goes on", reason=str(error))
 
     def set_metrics(self, now_ms: int) -> None:
         """Set the metrics as of now."""

@@ -14,12 +14,13 @@ from learner.publishing.publisher import Publisher
 from learner.publishing.version_allocator import HighWater
 from learner.retraining.resumption import resume, spec_of
 from learner.training import metrics
-from learner.training.figures import HEADER
+from learner.training.figures import ALL, HEADER
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError
+from stream.runtime.logs import is_json
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -216,6 +217,9 @@ class Learner:
         """Lines at doubling counts, as Vowpal Wabbit prints them."""
         marks = self.model.progress.milestones
         for mark in marks:
+            if is_json():
+                log.info("progress", since_last=mark.since_last, **mark.lifetime[ALL].named())
+                continue
             lines = mark.lines() if self._printed_header else [HEADER, *mark.lines()]
             self._printed_header = True
             try:

@@ -11,8 +11,10 @@ from typing import Final
 
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from stream.log.protocol import Reader, Record
+from stream.runtime.heartbeat import Heartbeat
 
 POLL_S: Final = 0.02
+HUNG_S: Final = 120.0  # opening a reader at a silent broker takes half a minute at most
 CHUNK_BYTES: Final = 256 * 1024  # of records that are encoded at once
 CHUNK_RECORDS: Final = 128
 CHUNKS_READY: Final = 2  # chunks that wait to be learned
@@ -23,6 +25,7 @@ class RecordPrefetcher:
     """Takes records from a reader, which it opens and closes itself.
 
     `after_poll` gets the reader and what it has read, on the thread that reads. `is_reading`: a poll has succeeded.
+    `heart` beats while that thread runs.
     """
 
     def __init__(self, open_reader: Callable[[], Reader], encoder: RecordEncoder, after_poll: AfterPoll) -> None:
@@ -30,6 +33,7 @@ class RecordPrefetcher:
         self._ready: queue.Queue[list[TrainingRecords]] = queue.Queue(CHUNKS_READY)
         self._stopping = Event()
         self.is_reading = False
+        self.heart = Heartbeat("the thread that reads examples", HUNG_S)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._work = self._thread.submit(self._run)
 
@@ -55,6 +59,7 @@ class RecordPrefetcher:
         reader = self._open()
         try:
             while not self._stopping.is_set():
+                self.heart.beat()
                 records = reader.poll(POLL_S)
                 self.is_reading = True
                 self._after_poll(reader, records)
@@ -65,6 +70,7 @@ class RecordPrefetcher:
 
     def _put(self, chunk: list[TrainingRecords]) -> None:
         while not self._stopping.is_set():
+            self.heart.beat()
             try:
                 return self._ready.put(chunk, timeout=POLL_S)
             except queue.Full:

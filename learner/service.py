@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
 from typing import TypeVar
@@ -33,6 +33,7 @@ from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError, LogError, LogGap, LogUnavailable
 from stream.runtime.health import Health, run_file
+from stream.runtime.heartbeat import Heartbeat, all_live
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
@@ -41,6 +42,8 @@ from stream.spec.spec_file import decode_spec
 
 T = TypeVar("T")
 TAKE_S = 0.02  # between two looks at what is due, while no record comes
+HUNG_S = 300.0  # between two steps: a roll back restores a checkpoint, a minute at 50 million rows
+START_S = 1_800.0  # compiling all kernels on a busy core, restoring a checkpoint; writing the last one
 log = structlog.get_logger("learner")
 
 
@@ -50,6 +53,19 @@ class _Status:
 
     stopping: threading.Event
     state: str = "starting"
+    heart: Heartbeat = field(default_factory=lambda: Heartbeat("the learning loop", HUNG_S))
+    prefetcher: RecordPrefetcher | None = None  # while records are read
+
+    def live(self) -> tuple[bool, str]:
+        """For `/livez`: whether neither learning nor reading hangs."""
+        prefetcher = self.prefetcher
+        return all_live([self.heart, prefetcher.heart] if prefetcher else [self.heart])
+
+    def stop_reading(self) -> None:
+        """Close the prefetcher; the learner's offset says where the next one begins."""
+        prefetcher, self.prefetcher = self.prefetcher, None
+        if prefetcher:
+            prefetcher.close()
 
 
 def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> None:
@@ -67,6 +83,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
         settings.host,
         settings.learner_port,
         lambda: (status.state == "learning", status.state),
+        status.live,
         written_to=run_file(settings, "learner"),
     )
     store = RedisStore(settings, spec.name)
@@ -84,6 +101,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
 def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Status) -> Learner | None:
     """The learner of the newest checkpoint, once the log is available; None when stopped before."""
     status.state = "compiling kernels"
+    status.heart.beat(START_S)
     compile_kernels(spec)
     checkpoint = _once_available(partial(_newest, settings, spec, files, partial(KafkaLog, settings)), status)
     model = resume(spec, checkpoint) if checkpoint else Model(spec)
@@ -115,6 +133,7 @@ def _once_available(do: Callable[[], T], status: _Status) -> T | None:
     """Its result, tried again while the log is unavailable; None when stopped before."""
     attempt = 0
     while not status.stopping.is_set():
+        status.heart.beat(START_S)
         try:
             return do()
         except LogUnavailable as error:
@@ -192,6 +211,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
     learner.resume_gate()
 
     def publish_and_checkpoint() -> None:
+        status.heart.beat()
         learner.obey_judgements()  # one that couldn't be obeyed when it came
         if learner.may_publish:
             publisher.maybe_publish(max(learner.offset, 0))
@@ -200,29 +220,26 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
         learner.maybe_checkpoint()
 
     attempt = 0
-    prefetcher: RecordPrefetcher | None = None
     try:
         while not status.stopping.is_set():
             try:
                 learner.update_metrics()
                 publish_and_checkpoint()  # first: what was learned is published even while the log is unavailable
                 learner.dead_letters.confirm()  # before there can be more of them
-                prefetcher = prefetcher or _prefetch(learner)
+                prefetcher = status.prefetcher = status.prefetcher or _prefetch(learner)
                 records = None if promotion.step() else _take(learner, prefetcher, accept_gap)
                 if records is None:  # read on behind the gap, or for the model that took over
-                    prefetcher.close()
-                    prefetcher = None
+                    status.stop_reading()
                     continue
                 learner.learn(records, publish_and_checkpoint)
                 if prefetcher.is_reading:
                     status.state, attempt = "learning", 0
             except LogUnavailable as error:
-                if prefetcher:
-                    prefetcher.close()
-                prefetcher = None
+                status.stop_reading()
                 status.state = str(error)
                 attempt = back_off(error, attempt, status.stopping)
     finally:
+        status.heart.beat(START_S)
         try:
             if not learner.mid_record:
                 learner.maybe_checkpoint(now=True)
@@ -233,8 +250,7 @@ def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _S
             )
         finally:
             learner.checkpointer.abandon()
-            if prefetcher:
-                prefetcher.close()
+            status.stop_reading()
             promotion.close()
             publisher.uploader.stop()
             _close(learner.log)

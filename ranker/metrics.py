@@ -45,6 +45,16 @@ QUEUE = Gauge("thalweg_ranker_queue_requests", "requests from Kafka that were ad
 QUEUE_AGE = Gauge(
     "thalweg_ranker_queue_age_seconds", "age of the oldest request that was read from Kafka and waits, 0 when none does"
 )
+REQUEST_LAG_RECORDS = Gauge(
+    "thalweg_ranker_request_lag_records",
+    "records of rank.requests that aren't answered yet, by model and assigned partition",
+    ["model", "partition"],
+)
+REQUEST_LAG_SECONDS = Gauge(
+    "thalweg_ranker_request_lag_seconds",
+    "age of the oldest record of rank.requests that was read and isn't answered yet, by model and assigned partition",
+    ["model", "partition"],
+)
 GAPS = Counter(
     "thalweg_ranker_gap_records", "records of rank.requests that were deleted (retention) before they were read"
 )
@@ -61,6 +71,14 @@ BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )
 ITEMS = Gauge("thalweg_ranker_items", "items known")
+ITEM_LAG_RECORDS = Gauge(
+    "thalweg_ranker_item_lag_records", "records of items that aren't read yet, by partition", ["partition"]
+)
+ITEM_LAG_SECONDS = Gauge(
+    "thalweg_ranker_item_lag_seconds",
+    "age of the oldest record of items that isn't read yet, by partition",
+    ["partition"],
+)
 PROFILE_READ = Histogram(
     "thalweg_ranker_profile_read_seconds", "one read of users' profiles from Redis", buckets=LATENCY_S
 )

@@ -157,7 +157,7 @@ def main(model: str, why: str) -> int:
     """The process that a learner starts. Returns its exit code."""
     os.nice(NICENESS)
     settings, learner = Settings.load(), os.getppid()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings, "learner")
     try:
         with closing(KafkaLog(settings)) as log_:
             run_retrain(

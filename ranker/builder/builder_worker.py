@@ -37,7 +37,7 @@ from stream.snapshots.redis_store import RedisStore
 
 NICE: Final = 10  # a tenth of the CPU weight of ranking threads
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ranker.builder.builder_worker")  # __name__ is __main__
 
 
 def serve(channel: socket.socket, loader: VersionLoader, saver: VersionSaver) -> None:
@@ -114,7 +114,7 @@ def _table_arrays(version: Version) -> list[Array]:
 def main() -> None:
     """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, with settings in its environment."""
     settings = Settings.load()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings, "ranker")
     channel, model = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
     with closing(Scorer(1)) as scorer:
         compile_kernels(scorer)

@@ -15,7 +15,9 @@ from stream.events.topics import ITEMS
 from stream.events.types import Item
 from stream.features.page_features import Catalogue, Layout
 from stream.log.dead_letters import Outgoing, dead_letter
+from stream.log.lag_age import LagAge
 from stream.log.protocol import START, Log, Reader, Record
+from stream.runtime.clock import now_ms
 from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
 
 RETRY_S: Final = 1.0
@@ -130,9 +132,16 @@ class ItemConsumer:
     """
 
     def __init__(
-        self, source: Log, caches: Sequence[EntityCache], open_dead_letter_log: Callable[[], Log] | None = None
+        self,
+        source: Log,
+        caches: Sequence[EntityCache],
+        open_dead_letter_log: Callable[[], Log] | None = None,
+        now_ms: Callable[[], int] = now_ms,
     ) -> None:
         assert caches, "items are read for somebody"
+        self._now_ms, self._started_ms = now_ms, now_ms()
+        self._read_ms: dict[int, int] = {}  # append time of the last record read, by partition
+        self._lag_ages: dict[int, LagAge] = {}
         self.ready = threading.Event()
         self._log, self._caches = source, caches
         self._open_dead_letter_log = open_dead_letter_log
@@ -149,6 +158,7 @@ class ItemConsumer:
                     ends = self._log.ends(ITEMS.name)
                     reader = self._log.reader(ITEMS.name, dict.fromkeys(ends, START))
                 self._poll(reader, ends)
+                self._observe_lag(reader)
                 self._write_dead_letters()
                 failing = False
             except LogUnavailable as error:
@@ -167,8 +177,17 @@ class ItemConsumer:
         try:
             for record in reader.poll(POLL_S, RECORDS_MAX):
                 self._consume(record)
+                self._read_ms[record.partition] = record.time_ms
         except LogGap as gap:  # compaction keeps the newest record of each key: nothing is lost
             reader.seek(gap.partition, START)
+
+    def _observe_lag(self, reader: Reader) -> None:
+        positions = reader.positions()
+        for partition, end in reader.ends().items():
+            records, read_ms = max(0, end - positions[partition]), self._read_ms.get(partition, 0)
+            age = self._lag_ages.setdefault(partition, LagAge(self._started_ms))
+            metrics.ITEM_LAG_RECORDS.labels(str(partition)).set(records)
+            metrics.ITEM_LAG_SECONDS.labels(str(partition)).set(age.seconds(records, read_ms, self._now_ms()))
 
     def _consume(self, record: Record) -> None:
         try:

@@ -16,6 +16,7 @@ from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer, deadline_of, expired, refusal, shed
 from ranker.serving.offset_tracker import OffsetTracker, OpenRecord
 from ranker.serving.reply_writer import ReplyWriter, Target
+from ranker.serving.request_lag import RequestLag
 from ranker.serving.request_queue import RequestQueue, WaitingRequest
 from stream.events.request_parts import RequestHead, RequestPart, request_parts
 from stream.events.types import INVALID, RankReply, RankRequest
@@ -73,6 +74,7 @@ class RequestLoop:
         self._queue = RequestQueue(admission)
         self._unread: dict[int, deque[_UnreadRecord]] = {}  # by partition
         self._unread_bytes = 0
+        self._lag = RequestLag(model)
         self._trackers: dict[int, OffsetTracker] = {}  # by partition
         self._committed_s = self._polled_s = self._skew_logged_s = clock_s()
         self._ranked_s = 0.0  # when the last reply was ready
@@ -99,6 +101,7 @@ class RequestLoop:
         if self._clock_s() - self._committed_s >= COMMIT_EVERY_S:
             self._reader.commit_async(self._committable())
             self._committed_s = self._clock_s()
+            self._lag.observe(self._reader.ends(), self._reader.assigned(), self._trackers, self._now_ms())
         self._observe_queue()
         return self._replied
 
@@ -155,7 +158,7 @@ class RequestLoop:
         if tracker is None or record.offset < tracker.next_read:  # it was revoked, and came back
             self._drop(partition)
             tracker = self._trackers[partition] = OffsetTracker(record.offset)
-        opened = tracker.read(record.offset)
+        opened = tracker.read(record.offset, record.time_ms)
         try:
             parts = request_parts(record.value or b"")
         except BadEvent as bad:

@@ -26,6 +26,7 @@ from stream.events.types import Item
 from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogError, LogUnavailable
+from stream.runtime.heartbeat import Heartbeat, all_live
 
 POLL_S: Final = 0.1
 FIRST_MODEL_S: Final = 10.0  # how long to wait for the first model before answering without one
@@ -89,7 +90,7 @@ class RankerService:
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
         self._unavailable: dict[str, str] = {}  # why a model's requests aren't answered
-        self._polled_s: dict[str, float] = {}  # when each model's request loop last did, monotonic
+        self._hearts: dict[str, Heartbeat] = {}  # of each model's request loop
 
     def _model(self, name: str, source: ModelSource) -> ServedModel:
         cache = self._caches[name]
@@ -114,10 +115,7 @@ class RankerService:
         """For `/livez`: whether all threads run, and no request loop hangs."""
         if self._failures:
             return False, f"a thread has ended: {self._failures[0]!r}"
-        for name, polled_s in self._polled_s.copy().items():
-            if (silent_s := time.monotonic() - polled_s) > HUNG_S:
-                return False, f"the loop of requests for {name} hangs since {silent_s:.0f} s"
-        return True, "ok"
+        return all_live(self._hearts.copy().values())
 
     def run(self, connect: Callable[[], Log], stopping: Callable[[], None] = lambda: None) -> None:
         """Answer until `stop` is set. Raises LogError when a retry won't help.
@@ -138,8 +136,10 @@ class RankerService:
                 self._serve(source, connect)
         finally:
             self._is_warm = False
-            stopping()
+            ending = threading.Thread(target=stopping, name="stopping")
+            ending.start()
             self._join()
+            ending.join()
             if self.log is not None:
                 self._close(self.log)
             self._scorer.close()
@@ -148,6 +148,9 @@ class RankerService:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
+        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
+        if partitions is None:
+            return
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
         self.state = "warming up"
@@ -162,9 +165,6 @@ class RankerService:
         gc.freeze()  # long-lived: full collections skip it
         self._is_warm = True
         self.state = "joining the group"
-        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
-        if partitions is None:
-            return
         first, *others = self.models
         for name in others:
             self._start(f"answer-{name}", partial(self._answer, source, partitions, name))
@@ -201,8 +201,9 @@ class RankerService:
 
     def _poll(self, loop: RequestLoop, name: str, stop: threading.Event) -> None:
         failures = 0
+        heart = self._hearts[name] = Heartbeat(f"the loop of requests for {name}", HUNG_S)
         while not stop.is_set():
-            self._polled_s[name] = time.monotonic()
+            heart.beat()
             try:
                 loop.poll_once(POLL_S)
                 if failures:

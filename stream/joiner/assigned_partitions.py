@@ -28,6 +28,8 @@ from stream.joiner.record_cache import UNBOUNDED
 from stream.joiner.record_processor import JoinerOptions, PartitionState
 from stream.joiner.resume_point import LogRange, check_gap, resume_point
 from stream.log.dead_letters import Outgoing
+from stream.log.lag_age import LagAge
+from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogTruncated
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class AssignedPartition(PartitionState):
     stored_commit: StoredCommit | None = None
     rebuild_from: int | None = None  # while records are read silently
     assigned_at: float = 0.0
+    lag_age: LagAge = field(default_factory=lambda: LagAge(now_ms()))
 
     @property
     def confirmed(self) -> int:
@@ -241,5 +244,6 @@ class AssignedPartitions:
         state = self.partitions[partition]
         oldest = state.joiner.oldest_needed_offset()
         uncommitted = 0 if oldest is None else state.next_offset - oldest
-        lag = max(0, (end or 0) - state.next_offset)
+        waiting = max(0, (end or 0) - state.next_offset)
+        lag = metrics.Lag(waiting, state.lag_age.seconds(waiting, state.read_ms, int(now_s * 1_000)))
         metrics.set_partition_gauges(partition, state.joiner, uncommitted, lag, state.late, now_s)

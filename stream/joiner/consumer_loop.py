@@ -33,6 +33,7 @@ from stream.joiner.state_saver import StateSaver
 from stream.joiner.tick_writer import TickWriter
 from stream.log.protocol import Record
 from stream.runtime.errors import SettingsError
+from stream.runtime.heartbeat import Heartbeat
 from stream.runtime.settings import Settings
 
 BATCH_RECORDS: Final = 1_000
@@ -67,6 +68,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.tally = processor.tally
         self.failure: BaseException | None = None
         self.ended = asyncio.Event()
+        self.heart = Heartbeat("the consumer loop", kafka.PRODUCE_MS / 1000 + 60.0)  # of an outage, for the producer
         self.ending = False  # no further batch is polled
         self.consumer: Any = None
         self.producer: Any = None
@@ -107,6 +109,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self.consumer.subscribe([self.topic], listener=self)
         try:
             while self.failure is None and not self.ending:
+                self.heart.beat()
                 if self._new_assignment is not None:
                     await self._start_partitions(self._new_assignment)
                 else:
@@ -158,6 +161,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def _join(self, partition: int, state: AssignedPartition, records: Sequence[Record]) -> bool:
         """Join these; False: the partition is revoked, and its next owner joins the rest."""
         for output in self._processor.process(state, records):
+            self.heart.beat()
             if output is not None:
                 pages = await self._pages(partition, state, output.labels) if output.labels else []
                 if not self._continues(partition, state):

@@ -89,7 +89,9 @@ class JoinerService:
         histories: "HistoryWriter | None",
         *,
         after_outage: bool = False,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
+        self._beat = beat  # called by a timer, while the event loop runs
         self.settings = settings
         self.histories = histories
         self.assigned = AssignedPartitions(
@@ -208,6 +210,7 @@ class JoinerService:
         await self._guarded(self.loop.commit)
 
     async def _set_gauges(self) -> None:
+        self._beat()
         self.loop.set_gauges()
         if self.histories is not None:
             metrics.HISTORIES_PENDING.set(self.histories.pending)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -26,6 +26,9 @@ OPEN_PAGES = Gauge("thalweg_joiner_open_pages", "pages whose window is open, by 
 STATE_BYTES = Gauge("thalweg_joiner_state_bytes", "size of retained pages and installs, by partition", ["partition"])
 WATERMARK_LAG = Gauge("thalweg_joiner_watermark_lag_seconds", "wall clock minus watermark, by partition", ["partition"])
 CONSUMER_LAG = Gauge("thalweg_joiner_consumer_lag_records", "records not yet read, by partition", ["partition"])
+LAG_SECONDS = Gauge(
+    "thalweg_joiner_consumer_lag_seconds", "age of the oldest record that isn't joined yet, by partition", ["partition"]
+)
 UNCOMMITTED = Gauge("thalweg_joiner_uncommitted_records", "records read but not committed, by partition", ["partition"])
 REBALANCE = Gauge("thalweg_joiner_rebalance_seconds", "from the last revocation of partitions to the next assignment")
 REBUILT = Counter("thalweg_joiner_rebuilt_records", "records read again silently, to rebuild the state of a commit")
@@ -34,7 +37,7 @@ SAVED_PAGES = Gauge("thalweg_joiner_saved_pages", "pages in the state that was s
 OUTAGES = Counter("thalweg_joiner_outages", "outages: no broker answered for a while")
 REBALANCES = Counter("thalweg_joiner_rebalances", "rebalances of partitions")
 HISTORIES_PENDING = Gauge("thalweg_joiner_histories_pending", "changes of histories not written to Redis yet")
-PER_PARTITION: Final = (OPEN_PAGES, STATE_BYTES, WATERMARK_LAG, CONSUMER_LAG, UNCOMMITTED)
+PER_PARTITION: Final = (OPEN_PAGES, STATE_BYTES, WATERMARK_LAG, CONSUMER_LAG, LAG_SECONDS, UNCOMMITTED)
 DEAD_LETTER_REASONS: Final = {  # by the error in the dead letter
     "BadEvent": "undecodable",
     "FromTheFuture": "future",
@@ -93,13 +96,21 @@ class Tally:
                 counts[k] = 0
 
 
-def set_partition_gauges(partition: int, joiner: Joiner, uncommitted: int, lag: int, late: int, now_s: float) -> None:
-    """Set a partition's gauges; `uncommitted` and `lag` in records, `late`: its late events, over all workers."""
+class Lag(NamedTuple):
+    """How far joining is behind the log's end. `seconds`: age of the oldest record that waits."""
+
+    records: int
+    seconds: float
+
+
+def set_partition_gauges(partition: int, joiner: Joiner, uncommitted: int, lag: Lag, late: int, now_s: float) -> None:
+    """Set a partition's gauges; `uncommitted` in records, `late`: its late events, over all workers."""
     label = str(partition)
     OPEN_PAGES.labels(label).set(joiner.open_pages)
     STATE_BYTES.labels(label).set(joiner.state_bytes)
     WATERMARK_LAG.labels(label).set(now_s - joiner.watermark_ms / 1000)
-    CONSUMER_LAG.labels(label).set(lag)
+    CONSUMER_LAG.labels(label).set(lag.records)
+    LAG_SECONDS.labels(label).set(lag.seconds)
     UNCOMMITTED.labels(label).set(uncommitted)
     for outcome, count in joiner.counts._replace(late=late)._asdict().items():
         OUTCOMES.set(count, label, outcome)

@@ -117,6 +117,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="level of the services' log on stderr"
     )
+    log: Literal["text", "json"] = Field("text", description="form of the services' log: text, or a JSON object a line")
 
     @classmethod
     def load(cls, *, with_stack: bool = True, **overrides: object) -> Self:

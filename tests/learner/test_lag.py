@@ -4,33 +4,28 @@ from collections.abc import Mapping
 
 import pytest
 from prometheus_client import REGISTRY
-from structlog.testing import capture_logs
 
-from learner import lag as lag_module
 from learner.lag import Lag
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
+from stream.log.displayed_offsets import COMMIT_S
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START
-from stream.runtime.errors import LogError, LogUnavailable
 from tests.support.learner_world import records, small_spec
 
 SPEC = small_spec()
 
 
 class CommitLog(MemoryLog):
-    """Its clock runs with its records; commits are noted, or fail."""
+    """Its clock runs with its records; commits are noted."""
 
     def __init__(self) -> None:
         self.now_ms = 1_000_000
         self.commits: list[tuple[str, str, dict[int, int]]] = []
-        self.failure: LogError | None = None
         super().__init__({EXAMPLES.name: 1}, lambda: self.now_ms)
 
     def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
         """See Log."""
-        if self.failure:
-            raise self.failure
         self.commits.append((topic, group, dict(positions)))
         super().commit(topic, group, positions)
 
@@ -87,7 +82,7 @@ def test_a_record_after_an_idle_hour_has_waited_since_it_came(log: CommitLog) ->
 def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds, what is learned, in a group of the model's name; nothing before the first record."""
     now_s = 100.0
-    monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
+    monkeypatch.setattr("learner.lag.monotonic_s", lambda: now_s)
     lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
@@ -97,26 +92,6 @@ def test_the_offset_is_committed_for_lag_exporters(log: CommitLog, monkeypatch: 
     for _ in range(3):
         lag.after_poll(reader, [])
     assert log.commits == [(EXAMPLES.name, "learner-small", {0: 4})]
-    now_s += lag_module.COMMIT_S
+    now_s += COMMIT_S
     lag.after_poll(reader, [])
     assert len(log.commits) == 2, "again though nothing is new: else the broker forgets an idle group"
-
-
-def test_without_rights_to_commit_it_learns_on(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warning, however often it fails, later where the coordinator is unavailable; and it commits when it may."""
-    now_s = 100.0
-    monkeypatch.setattr(lag_module, "monotonic_s", lambda: now_s)
-    lag = Lag(log, "small", 3)
-    reader = log.reader(EXAMPLES.name, {0: 3})
-    for failure, warned in (LogError("no rights"), [1, 1, 1, 1]), (LogUnavailable("no coordinator"), [0, 0, 1, 1]):
-        log.failure, warnings = failure, list[int]()
-        with capture_logs() as logged:
-            for _ in range(4):
-                lag.after_poll(reader, [])
-                now_s += lag_module.COMMIT_S
-                warnings.append(sum(one["log_level"] == "warning" for one in logged))
-        assert warnings == warned
-        lag = Lag(log, "small", 3)
-    log.failure = None
-    lag.after_poll(reader, [])
-    assert log.commits == [(EXAMPLES.name, "learner-small", {0: 3})]

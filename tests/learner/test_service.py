@@ -4,9 +4,10 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,13 +23,13 @@ from learner.learner import Learner
 from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
-from learner.service import _loop, _prefetch, _start, _Status, _take
+from learner.service import HUNG_S, _loop, _prefetch, _start, _Status, _take
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import decode_entity, decode_examples, encode_record
 from stream.events.topics import EXAMPLES, EXAMPLES_DLQ
 from stream.events.types import DeadLetter, Examples, Install
-from stream.log.memory_log import MemoryLog
+from stream.log.memory_log import MemoryLog, MemoryReader
 from stream.log.protocol import START, Record
 from stream.runtime.errors import (
     BadSnapshot,
@@ -39,6 +40,7 @@ from stream.runtime.errors import (
     SnapshotError,
     StoreUnavailable,
 )
+from stream.runtime.heartbeat import Heartbeat
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import Head
 from stream.snapshots.memory_store import MemoryStore
@@ -741,9 +743,9 @@ def slow(room: Room, monkeypatch: pytest.MonkeyPatch) -> SlowLog:
 
 
 @contextmanager
-def looping(learner: Learner, store: MemoryStore, local: Path) -> Iterator[Future[None]]:
+def looping(learner: Learner, store: MemoryStore, local: Path, status: _Status | None = None) -> Iterator[Future[None]]:
     """The loop, in a thread; it is asked to stop at the end, and what it raised is raised then."""
-    status = _Status(threading.Event())
+    status = status or _Status(threading.Event())
     with ThreadPoolExecutor(1) as pool:
         loop = pool.submit(_loop, learner, store, Settings(local=local), status, False)
         try:
@@ -846,3 +848,47 @@ def test_who_took_the_model_over_is_told_though_dead_letters_wait(
     ):
         wait_until(loop.done)
     assert slow.failures == 2, "at the checkpoint and at the end"
+
+
+def test_a_loop_that_hangs_is_not_live(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning that takes no step for HUNG_S is noticed; a shorter pause isn't, and the next step ends it."""
+    now_s, hanging, goes_on = 0.0, threading.Event(), threading.Event()
+    status = _Status(threading.Event(), heart=Heartbeat("the learning loop", HUNG_S, lambda: now_s))
+    learn = room.learner.learn
+
+    def hang(*args: Any) -> None:
+        hanging.set()
+        assert goes_on.wait(60.0)
+        learn(*args)
+
+    monkeypatch.setattr(room.learner, "learn", hang)
+    with looping(room.learner, MemoryStore("m"), tmp_path, status):
+        assert hanging.wait(60.0)
+        now_s = HUNG_S
+        assert status.live() == (True, "ok")
+        now_s += 1.0
+        assert (status.live()[0], status.live()[1].split(":")[0]) == (False, "the learning loop hangs")
+        goes_on.set()
+        wait_until(lambda: status.live()[0])
+
+
+def test_a_reader_that_hangs_is_not_live(room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Learning goes on without records, which `/livez` says; a reader that was closed is asked no more."""
+    now_s, goes_on = 0.0, threading.Event()
+    status = _Status(threading.Event())
+    read = room.log.reader
+
+    def hang(topic: str, positions: Mapping[int, int]) -> MemoryReader:
+        assert goes_on.wait(60.0)
+        return read(topic, positions)
+
+    monkeypatch.setattr(room.log, "reader", hang)
+    monkeypatch.setattr("learner.record_prefetcher.Heartbeat", partial(Heartbeat, clock_s=lambda: now_s))
+    with looping(room.learner, MemoryStore("m"), tmp_path, status):
+        wait_until(lambda: status.prefetcher)
+        now_s = 1_000.0
+        assert (status.live()[0], status.live()[1].split(":")[0]) == (False, "the thread that reads examples hangs")
+        goes_on.set()
+        wait_until(lambda: status.live()[0])
+    now_s += 1_000.0
+    assert status.live() == (True, "ok")

@@ -4,7 +4,8 @@ from producers.features import FeatureBuilder
 from producers.json_lines import decode_line
 from producers.source import SourceElement
 from stream.events.types import Erase, Impression, Install, RetiredItem, User
-from tests.producers.test_replay import PARTITIONS, memory, play, records, tiny_spec, written
+from tests.producers.test_replay import PARTITIONS, memory, play, records, written
+from tests.support.producer_worlds import tiny_spec
 
 T = 1_700_000_000_000
 

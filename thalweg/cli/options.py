@@ -1,6 +1,7 @@
 """Options that several commands take, and how they are read: settings, specs, the model, the file for `--json`."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError, SpecError
+from stream.runtime.logs import is_json
 
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
@@ -148,5 +150,8 @@ def write_output(path: Path | None, content: bytes, option: str) -> None:
 
 
 def print_stderr(line: str) -> None:
-    """Progress and warnings: stdout is for the result."""
-    print(line, file=sys.stderr, flush=True)
+    """Progress, warnings and failures: stdout is for the result. Part of the log where that is JSON."""
+    if is_json():
+        logging.getLogger("thalweg").error(line)
+    else:
+        print(line, file=sys.stderr, flush=True)

@@ -62,6 +62,8 @@ def down() -> None:
 def status(json_file: JsonFile = None) -> None:
     """Show which servers and services run here, and their state.
 
+    Also how far each service is behind the topics that it reads.
+
     Exit code 1 when a server or registered service isn't running.
     """
     from thalweg.demo.demo_state import DemoState
@@ -74,7 +76,10 @@ def status(json_file: JsonFile = None) -> None:
     if demo:
         found += statuses(Path(demo.local))
     print_table(status_table(found))
-    write_json(json_file, {one.name: one.state for one in found})
+    lags = {f"{one.name} {lag.topic}": lag for one in found for lag in one.lags}
+    states: dict[str, object] = {one.name: one.state for one in found}
+    states |= {f"{name} lag_records": lag.records for name, lag in lags.items()}
+    write_json(json_file, states | {f"{name} lag_seconds": lag.seconds for name, lag in lags.items()})
     if not found or any(one.state != "up" for one in found):
         raise typer.Exit(1)
 
@@ -177,10 +182,10 @@ def run_joiner(
     from stream.joiner.supervisor import run_joiner as run
     from thalweg.text.retention import REMEDY, retention_problem
 
-    read = read_spec(spec)
     settings = read_settings()
+    log_to_stderr(settings, "joiner")
+    read = read_spec(spec)
     settings.need_kafka()
-    log_to_stderr(settings.log_level)
     rules = label_rules(read)
     if short := retention_problem(rules):
         print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
@@ -203,9 +208,9 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
     """
     from learner.service import run_learner as run
 
-    read = read_spec(spec)
     settings = read_settings()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings, "learner")
+    read = read_spec(spec)
     run(settings, read, accept_gap=accept_gap)
 
 
@@ -237,8 +242,8 @@ def run_ranker(
     from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
+    log_to_stderr(settings, "ranker")
     models = model_names(settings, spec, model or [])
-    log_to_stderr(settings.log_level)
     address = http or settings.ranker_http
     if not address:
         run(settings, models, named_only=named_only)

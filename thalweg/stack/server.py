@@ -43,14 +43,30 @@ class Server(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Lag:
+    """How far a service is behind a topic's end, over its partitions: `seconds` is the age of the oldest record."""
+
+    topic: str
+    records: int
+    seconds: float
+
+    def __str__(self) -> str:
+        waited = f" records, {self.seconds:,.1f} s" if self.records else ""
+        return f"{self.topic}: {self.records:,}{waited}"
+
+
+@dataclass(frozen=True)
 class ServerStatus:
-    """A server or service as it is now. `state`: up, starting, silent, stopped or unknown; `message`: its own words."""
+    """A server or service as it is now. `state`: up, starting, silent, stopped or unknown; `message`: its own words;
+    `lags`: of a service that answers.
+    """
 
     name: str
     state: str
     address: str
     pid: int
     message: str = ""
+    lags: tuple[Lag, ...] = ()
 
 
 def spawn(name: str, command: list[str], port: int, log: Path, data: Path) -> Server:

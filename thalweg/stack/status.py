@@ -8,11 +8,18 @@ from http.client import HTTPException
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
+from stream.events.topics import EVENTS, EXAMPLES, ITEMS, REQUESTS
 from thalweg.stack import stack
-from thalweg.stack.server import ServerStatus, start_time
+from thalweg.stack.server import Lag, ServerStatus, start_time
 
 TIMEOUT_S = 2.0
+LAGS = {  # by room and topic, the metrics `..._records` and `..._seconds`
+    "joiner": {EVENTS.name: "thalweg_joiner_consumer_lag"},
+    "learner": {EXAMPLES.name: "thalweg_learner_lag"},
+    "ranker": {REQUESTS.name: "thalweg_ranker_request_lag", ITEMS.name: "thalweg_ranker_item_lag"},
+}
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,27 @@ class Service:
 
         Empty: no answer.
         """
-        status, text = self.get("/metrics")
         found: dict[str, float] = {}
-        if status == 200:
-            for family in text_string_to_metric_families(text):
-                for one in family.samples:
-                    values = {*one.labels.values(), ".".join(one.labels.values())} - {""}
-                    for name in (one.name, *(f"{one.name}.{value}" for value in values)):
-                        found[name] = found.get(name, 0.0) + one.value
+        for one in self._samples():
+            values = {*one.labels.values(), ".".join(one.labels.values())} - {""}
+            for name in (one.name, *(f"{one.name}.{value}" for value in values)):
+                found[name] = found.get(name, 0.0) + one.value
         return found
+
+    def _samples(self) -> list[Sample]:
+        status, text = self.get("/metrics")
+        families = text_string_to_metric_families(text) if status == 200 else ()
+        return [one for family in families for one in family.samples]
+
+    def lags(self) -> tuple[Lag, ...]:
+        """How far it is behind each topic that it reads; empty while it doesn't say."""
+        samples, found = self._samples(), list[Lag]()
+        for topic, name in LAGS.get(self.room, {}).items():
+            records = [one.value for one in samples if one.name == f"{name}_records"]
+            seconds = [one.value for one in samples if one.name == f"{name}_seconds"]
+            if records:
+                found.append(Lag(topic, int(sum(records)), max(seconds, default=0.0)))
+        return tuple(found)
 
     def status(self) -> ServerStatus:
         """Its state now."""
@@ -67,7 +86,8 @@ class Service:
         if start_time(self.pid) is None:
             return ServerStatus(name, "stopped", address, self.pid, "it ended without saying so")
         code, body = self.get("/readyz")
-        return ServerStatus(name, {200: "up", 503: "starting"}.get(code, "silent"), address, self.pid, body.strip())
+        state = {200: "up", 503: "starting"}.get(code, "silent")
+        return ServerStatus(name, state, address, self.pid, body.strip(), self.lags() if code else ())
 
 
 def statuses(local: Path) -> list[ServerStatus]:

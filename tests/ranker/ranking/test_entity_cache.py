@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from ranker.ranking import entity_cache
 from ranker.ranking.entity_cache import EntityCache, ItemConsumer
@@ -15,6 +16,7 @@ from stream.events.topics import ITEMS, ITEMS_DLQ
 from stream.events.types import DeadLetter, Item, User
 from stream.features.page_features import Layout
 from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START
 from stream.runtime.errors import LogUnavailable
 from tests.support.random_models import items, some_spec
 from thalweg.views.dead_letters import read_dead_letters
@@ -213,3 +215,24 @@ def test_items_read_again_cost_nothing() -> None:
     assert catalogue.row["a"] == row
     cache.put("a", Item("a", {"year": 2.0}))
     assert catalogue.row["a"] != row
+
+
+def test_the_lag_of_items_is_known(log: MemoryLog) -> None:
+    """Records that aren't read yet, and how old the oldest of them is at most; 0 once all are read."""
+    put(log, Item("a"), Item("b"), Item("c"))
+    now_ms = 10_000
+    consumer = ItemConsumer(log, [EntityCache()], now_ms=lambda: now_ms)
+    reader = log.reader(ITEMS.name, {0: START, 1: START})
+
+    def lag(unit: str) -> list[float | None]:
+        consumer._observe_lag(reader)
+        name = f"thalweg_ranker_item_lag_{unit}"
+        return [REGISTRY.get_sample_value(name, {"partition": partition}) for partition in "01"]
+
+    now_ms = 14_000
+    assert (lag("records"), lag("seconds")) == ([2, 1], [4, 4])
+    consumer._poll(reader, {0: 2, 1: 1})
+    assert (lag("records"), lag("seconds")) == ([0, 0], [0, 0])
+    now_ms = 20_000
+    put(log, Item("d"))
+    assert (lag("records"), lag("seconds")) == ([1, 0], [6, 0])

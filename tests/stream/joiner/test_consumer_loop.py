@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 from aiokafka.structs import OffsetAndMetadata
+from prometheus_client import REGISTRY
 
 from stream.events.codec import decode_entity, decode_events, decode_examples, encode
 from stream.events.topics import EVENTS_DLQ
@@ -29,7 +31,9 @@ from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.join import FIRED_MAX, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import LabelBatch
+from stream.joiner.progress_display import ProgressDisplay
 from stream.joiner.record_processor import RUN_BYTES
+from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogError, LogGap, LogTruncated, SettingsError
 from tests.support.fake_kafka_clients import (
     CAME,
@@ -928,5 +932,57 @@ def test_a_rebalance_after_an_outage_does_not_end_the_grace(tmp_path: Path, monk
         await assign(loop, 0)
         await watch_at(loop, monkeypatch, now + 20.0)
         assert ticks_of(paper) == []
+
+    asyncio.run(story())
+
+
+def test_the_lag_of_a_partition_is_known(tmp_path: Path) -> None:
+    """Records that aren't joined yet, and how old the oldest of them is at most; none once it is revoked."""
+
+    def values() -> tuple[float | None, float | None]:
+        records, seconds = (
+            REGISTRY.get_sample_value(f"thalweg_joiner_consumer_lag_{unit}", {"partition": "0"})
+            for unit in ("records", "seconds")
+        )
+        return records, seconds
+
+    async def story() -> None:
+        loop = await assigned_loop(Paper(), tmp_path, 0)
+
+        def lag(end: int, now_ms: int) -> tuple[float | None, float | None]:
+            loop.assigned.set_gauges(0, end, now_ms / 1_000)
+            return values()
+
+        await take(loop, message(0, page("r")))
+        assert lag(3, CAME + 5_000) == (2, 5)
+        assert lag(1, CAME + 3_600_000) == (0, 0)
+        assert lag(3, CAME + 3_601_000) == (2, 1), "not since the record before, an hour ago"
+        loop.assigned.drop([0])
+        assert values() == (None, None)
+
+    asyncio.run(story())
+
+
+def test_a_group_shows_how_far_joining_is(tmp_path: Path) -> None:
+    """What is joined and confirmed, though the joiner's own commit stays at its open page; nothing before a commit."""
+    shown: list[tuple[str, dict[int, int]]] = []
+
+    class ShowingLog(MemoryLog):
+        def commit(self, topic: str, group: str, positions: Mapping[int, int]) -> None:
+            shown.append((group, dict(positions)))
+
+    async def story() -> None:
+        paper = Paper()
+        loop = await assigned_loop(paper, tmp_path, 0)
+        display = ProgressDisplay(lambda: ShowingLog({}, lambda: 1), lambda: loop.assigned.partitions)
+        display.commit()
+        assert shown == []
+        await take(loop, message(0, page("r")), message(1, Tick(T + 10)), message(2, Tick(T + 20)))
+        await loop.commit()
+        display.commit()
+        found = committed(paper)
+        assert found is not None
+        assert (found[0], shown) == (0, [("joiner-progress", {0: 3})])
+        display.close()
 
     asyncio.run(story())

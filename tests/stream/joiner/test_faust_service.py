@@ -1,6 +1,8 @@
 """The joiner as a Faust app: a worker whose one service is the consumer loop."""
 
 import asyncio
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ from stream.events.types import Tick
 from stream.joiner.faust_service import JoinerService, make_app
 from stream.joiner.record_processor import JoinerOptions
 from stream.runtime.errors import LogError
+from stream.runtime.heartbeat import Heartbeat
 from stream.runtime.settings import Settings
 from tests.support.fake_kafka_clients import PARTITIONS, RULES, Paper, T, assign, message, page, take
+from tests.support.waiting import wait_until
 
 SET_UP = {
     "topic_disable_leader": True,
@@ -20,11 +24,12 @@ SET_UP = {
 }
 
 
-def service_on(paper: Paper, tmp_path: Path, **shell: Any) -> JoinerService:
+def service_on(
+    paper: Paper, tmp_path: Path, beat: Callable[[], None] = lambda: None, **shell: Any
+) -> JoinerService:  # fmt: skip
     """A service whose Kafka is of paper."""
-    service = JoinerService(
-        Settings(kafka="127.0.0.1:1", local=tmp_path), RULES, JoinerOptions(**shell), PARTITIONS, None
-    )  # fmt: skip
+    settings = Settings(kafka="127.0.0.1:1", local=tmp_path)
+    service = JoinerService(settings, RULES, JoinerOptions(**shell), PARTITIONS, None, beat=beat)
 
     async def connect() -> None:
         service.loop.consumer = service.loop.producer = service.loop.admin = paper
@@ -102,3 +107,38 @@ def test_who_is_told_to_stop_does_not_wait_for_a_broker_that_is_away(
     asyncio.run(run())
     assert paper.stored == {}
     assert "the last commit isn't stored" in caplog.text
+
+
+def test_an_event_loop_that_hangs_is_not_live(tmp_path: Path) -> None:
+    """What blocks the loop stops the beats of its timer and of the consumer loop; then they go on."""
+    now_s, hanging, goes_on = 0.0, threading.Event(), threading.Event()
+    event_loop, consumer_loop = (Heartbeat(name, 60.0, lambda: now_s) for name in ("the event loop", "the consumer"))
+    service = service_on(Paper(), tmp_path, beat=event_loop.beat)
+    service.loop.heart = consumer_loop
+
+    async def hang() -> None:
+        hanging.set()
+        assert goes_on.wait(60.0)
+        await asyncio.sleep(0.01)
+
+    def watch() -> None:
+        nonlocal now_s
+        try:
+            assert hanging.wait(60.0)
+            now_s = 61.0
+            for heart in event_loop, consumer_loop:
+                assert not heart.live()[0]
+        finally:
+            goes_on.set()
+        wait_until(lambda: event_loop.live()[0] and consumer_loop.live()[0])
+
+    async def story() -> None:
+        running = asyncio.create_task(service.run())
+        try:
+            await asyncio.to_thread(watch)
+        finally:
+            service.stop()
+            await running
+
+    service.loop._poll = hang  # type: ignore[method-assign]
+    asyncio.run(story())
