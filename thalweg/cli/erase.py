@@ -18,7 +18,7 @@ def erase(
     spec: ModelSpec = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Erase all that is known of a user until now; print the receipt.
+    """Erase all that is known of a user; print a receipt.
 
     Attributes and installs, in the log and in Redis, open pages, and what the model knows of this id. The receipt says
     what stays in the log until its retention. The user may come back: as a new one. See docs/privacy.md.

@@ -90,11 +90,8 @@ def test_an_erasure_goes_on_to_the_learner_and_into_the_ledger() -> None:
     """Behind the labels of the records before it, before those after it; what is read again silently writes nothing."""
     partitions = {EXAMPLES.name: 1, ERASED.name: 1, "events": 1, "histories": 1}
     processor = RecordProcessor(JoinerOptions(), partitions, None, Tally())
-    events = (
-        [page("r", 100, user="v"), install("i", 101, user="v")],
-        [Erase("u", 101)],
-        [install("j", 102, "b", user="v")],
-    )
+    before: list[SourceEvent] = [page("r", 100, user="v"), install("i", 101, user="v")]
+    events: list[list[SourceEvent]] = [before, [Erase("u", 101)], [install("j", 102, "b", user="v")]]
     records = [Record("events", 0, k, NOW, None, encode_record(some)) for k, some in enumerate(events)]
     for emit_from, size in ((0, 4), (9, 0)):
         state = PartitionState(Joiner(RULES), 0, emit_from, PoisonDetector(60.0))
