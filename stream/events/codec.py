@@ -32,6 +32,7 @@ from stream.events.types import (
     DeadLetter,
     Erase,
     Examples,
+    FeatureName,
     History,
     Item,
     Organic,
@@ -47,7 +48,6 @@ T = TypeVar("T")
 
 DECODE_ERRORS: Final = BadEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError
 _ORGANIC_SEED: Final = 11  # the tag: an example of the same texts has another id
-_ERASE_SEED: Final = 12
 _encoder = msgspec.msgpack.Encoder()
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _sources = msgspec.msgpack.Decoder(list[SourceEvent])
@@ -89,6 +89,9 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_id("user", entity.user)
     if isinstance(entity, Erase):
         check_source(entity)
+    if isinstance(entity, FeatureName):
+        check_id("column", entity.column)
+        check_id("value", entity.text)
     return entity
 
 
@@ -194,11 +197,6 @@ def example_id(request_id: str, position: int, reason: int, install_id: str) -> 
 def organic_id(user: str, install_id: str) -> int:
     """The id of an organic install among the ids of examples. Unsigned 64 bits."""
     return xxhash.xxh3_64_intdigest(install_id.encode(), xxhash.xxh3_64_intdigest(user.encode(), _ORGANIC_SEED))
-
-
-def erase_id(event: Erase) -> int:
-    """The id of an erasure among the ids of examples. Unsigned 64 bits."""
-    return xxhash.xxh3_64_intdigest(f"{event.time_ms}\x00{event.user}".encode(), _ERASE_SEED)
 
 
 def _decode_record(

@@ -200,7 +200,14 @@ class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
     ingest_ms: int = 0
 
 
-class Erase(msgspec.Struct, array_like=True, tag=12, gc=False, frozen=True):
+class FeatureName(msgspec.Struct, array_like=True, tag=12, gc=False, frozen=True):
+    """The text behind a hashed value of a column, such as context.device: one record of `feature.names`."""
+
+    column: str
+    text: str
+
+
+class Erase(msgspec.Struct, array_like=True, tag=13, gc=False, frozen=True):
     """Erase all that is known of a user from before `time_ms`: who comes back is new (docs/privacy.md).
 
     Written to `events`; the joiner passes it on to `examples`, and to the compacted topic `erased`.

@@ -9,6 +9,7 @@ import typer
 
 from stream.runtime.errors import DataError, SettingsError
 from thalweg.cli.erase import erase
+from thalweg.cli.explain import explain
 from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.retrain import evolve, retrain
 from thalweg.cli.snapshots import snapshots
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 operations = typer.Typer()
 operations.add_typer(snapshots, name="snapshots")
+operations.command()(explain)
 operations.command()(retrain)
 operations.command()(evolve)
 operations.command()(erase)

@@ -26,6 +26,7 @@ from stream.events.types import (
     DeadLetter,
     Erase,
     Examples,
+    FeatureName,
     History,
     Impression,
     Install,
@@ -43,7 +44,7 @@ PAGE = Impression("r1", 1_000, "u1", ["a", "b"], "v", 7, [0.5, 0.25], [1.0, 0.5]
 
 # The bytes as hex. New fields go to the end with defaults: then these still decode to the same.
 GOLDEN = [
-    (Erase("u1", 3_000), "930ca27531cd0bb8"),
+    (Erase("u1", 3_000), "930da27531cd0bb8"),
     (
         PAGE,
         "9b01a27231cd03e8a2753192a161a162a1760792cb3fe0000000000000cb3fd000000000000092cb3ff0000000000000cb3fe0000000000000c4010182a4686f7572cb4008000000000000a3617070a178",
@@ -103,6 +104,7 @@ GOLDEN = [
     (User("u1", {"age": 24.0}), "9308a2753181a3616765cb4038000000000000"),
     (History("u1", "a", 2_000), "9409a27531a161cd07d0"),
     (Organic("u1", "a", 2_000, "i1", "r1", 2_001), "970ba27531a161cd07d0a26931a27231cd07d1"),
+    (FeatureName("context.device", "phone"), "930cae636f6e746578742e646576696365a570686f6e65"),
     (DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42), "970ac401c1a84261644576656e74a3776879a66576656e7473012a"),
 ]
 
