@@ -12,6 +12,7 @@ from stream.events.types import TIME_MS_MAX
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.coarse_sums import sums_of
 from stream.snapshots.payload import Payload
 from stream.tables.dtypes import F32, U64
 from stream.tables.hash_table import distinct
@@ -20,12 +21,19 @@ SUM_MAX: Final = 1e18  # of a statistic: 2⁴⁰ labels of weight a million
 
 
 def wide_change(payload: Payload) -> Change:
-    """Keys and weights (float32 in the low half of a column). A weight of 0 equals an absent key."""
+    """Keys and weights (float32 in the low half of a column; in the high half sums of squared gradients, 0 if there are
+    none). A weight of 0 equals an absent key.
+    """
     keys, weights = _keys(payload, "keys"), _array(payload, "weights", "<f4", 1)
     if len(keys) != len(weights):
         raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
     columns = np.zeros((len(keys), 1), np.uint64)
     columns.view(np.float32)[:, 0] = weights
+    if "sums" in payload:
+        codes = _array(payload, "sums", "|u1", 1)
+        if len(codes) != len(keys):
+            raise BadSnapshot(f"{len(keys)} wide keys have {len(codes)} sums")
+        columns.view(np.float32)[:, 1] = sums_of(codes)
     return Change(keys, columns, removed=_dead(payload))
 
 

@@ -220,6 +220,10 @@ REFUSALS = [
     ('["new", "old"]', '["new", ""]', 38, "none empty"),
     ('["new", "old"]', f'["new", "{"x" * 39}"]', 38, "is over 48 bytes"),
     ('["new", "old"]', f"{[str(i) for i in range(99)]}", 37, "101 values are over 100"),
+    # explore
+    ("[publish]\n", '[explore]\nkind = "thomson"\n[publish]\n', 34, "'thomson'; did you mean 'thompson'"),
+    ('{ of = ["user.age_band", "item.tags"], alpha = 0.2 },\n]', ']\n[explore]\nkind = "ucb"', 25, "ucb needs a wide"),
+    ("[publish]\n", "[explore]\nepsilon = 1.0\n[publish]\n", 34, "explore.epsilon: Expected `float` < 1"),
     # not TOML
     ("quantiles = 8", "quantiles = ", 28, "not TOML"),
 ]  # fmt: skip
@@ -393,6 +397,7 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ('policy = "eager"', 'policy = "eager"\nbase_rate = 0.01'),
         ('policy = "eager"', 'policy = "eager"\norganic = "examples"'),
         ("[0.8, 1.25]", "[0.5, 2.0]"),
+        ("[statistics]", '[explore]\nkind = "epsilon"\nepsilon = 0.2\n[statistics]'),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
         ("[statistics]", '[page]\nutc_offset = "+00:00"\n[statistics]'),
