@@ -121,7 +121,8 @@ def test_a_learner_that_is_killed_while_a_new_model_takes_over_ends_bit_equal(
             assert found.meta.warm_starts == 1
             assert_same(restore(SPEC, found), expected)
     assert kills.total() > PROMOTIONS, kills
-    assert kills["going on with the new model"], kills
+    if SOAK:  # it is met after a kill between two others only, which a few stories may not have
+        assert kills["going on with the new model"], kills
     print(kills)
 
 
