@@ -91,6 +91,13 @@ class ItemRetrieval:
         times = np.array([one.time_ms for one in installs], np.float64)
         self.learn_installs(Installs(users, items, np.ones(len(items)), times))
 
+    def erase(self, user: np.uint64) -> int:
+        """Erase the memory of the user with this id; returns how many there were. What it taught items stays."""
+        keys = memories_of(np.array([user]), self._rule)
+        known = keys[self.memories.contains(keys)]
+        self.memories.remove(known)
+        return len(known)
+
     def is_quiet(self, examples: int) -> bool:
         """Whether these many examples, in whatever steps, are learned without an eviction."""
         return self._has_room(examples) and self.memory_evictor.is_quiet(self.memories, examples)

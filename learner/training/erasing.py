@@ -42,6 +42,8 @@ def erase_ids(model: ModelState, user_ids: Iterable[int]) -> int:
         removed += _remove(model.statistics.likenesses, memories)
         if model.deep:
             removed += model.deep.vocabulary.remove(np.array([user]))
+        if model.retrieval:
+            removed += model.retrieval.erase(user)
         model.recent_pages.remove(partial(_has_word, user))
         model.erased.append(int(user))
     return removed

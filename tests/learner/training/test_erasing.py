@@ -11,6 +11,7 @@ from stream.features.page_features import id_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
+from tests.support.changing_world import RETRIEVAL
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
 
@@ -121,3 +122,19 @@ def test_a_roll_back_does_not_bring_a_user_back(spec: Spec, log: list[list[Examp
     model.return_to(earlier)
     assert not wide & rows(model.wide.table).keys()
     assert len(model.erased) == 1
+
+
+def test_what_retrieval_remembers_of_a_user_goes() -> None:
+    """The user's last installs; other users' memories and items' lists and vectors stay as they are."""
+    spec = small_spec(**{"[label]": f"{RETRIEVAL}\n[label]"})
+    log = records(spec, 240)
+    model = learned(spec, log)
+    assert model.retrieval is not None
+    before, items = rows(model.retrieval.memories), model.retrieval.values.tobytes()
+    model.learn([Erase(USER, 1)], len(log))
+    after = rows(model.retrieval.memories)
+    assert len(before) - len(after) == 1
+    assert after.items() <= before.items()
+    assert model.retrieval.values.tobytes() == items
+    assert_same(restore(spec, take(model, 0, 0, 0)), model)
+    assert model.retrieval.erase(np.uint64(id_of(model.layout.seeds["user.id"], USER))) == 0
