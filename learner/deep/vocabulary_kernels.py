@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.tables.dtypes import F32, I64, U64
-from stream.tables.hash_kernels import AHEAD, find, find_or_insert, home, mix, prefetch_row
+from stream.tables.hash_kernels import AHEAD, find, find_or_insert, home, mix, noise_of, prefetch_row
 from stream.tables.jit import kernel
 
 PAGES_BITS: Final = 16  # of the count of pages, and of the hash of each of the last three, newest first
@@ -89,9 +89,7 @@ def count_sightings(vocabulary: Any, ids: Any, slots: Any, rows: Any, times_ms: 
         mark_row(row, vocabulary.marks, vocabulary.changed, counts)
         vocabulary.marks[row] = ASSIGNED
         for c in range(dim):
-            h = mix(ids[i], np.uint64(c + 1))
-            noise = np.float32((np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT)
-            embeddings[row, c] = embeddings[rows[i], c] + noise
+            embeddings[row, c] = embeddings[rows[i], c] + np.float32(noise_of(ids[i], c) * EMBEDDING_INIT)
             embeddings[row, dim + c] = vocabulary.initial
 
 

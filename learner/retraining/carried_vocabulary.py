@@ -7,7 +7,7 @@ import numpy as np
 from learner.deep.vocabulary import FOREVER, LOW_WATER, Vocabulary
 from learner.deep.vocabulary_kernels import EMBEDDING_INIT
 from stream.tables.dtypes import F32, U64, Bools
-from stream.tables.hash_kernels import mix
+from stream.tables.hash_kernels import noise_of
 from stream.tables.jit import kernel
 
 
@@ -54,7 +54,6 @@ def new_rows(ids: U64, dim: int, initial: np.float32) -> F32:
     rows: Any = np.empty((ids.shape[0], 2 * dim), np.float32)
     for i in range(ids.shape[0]):
         for c in range(dim):
-            h = mix(ids[i], np.uint64(c + 1))
-            rows[i, c] = np.float32((np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * EMBEDDING_INIT)
+            rows[i, c] = np.float32(noise_of(ids[i], c) * EMBEDDING_INIT)
             rows[i, dim + c] = initial
     return rows  # type: ignore[no-any-return]  # a kernel

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from stream.tables.dtypes import F32, I64, U64
-from stream.tables.hash_kernels import CHANGED, find, find_or_insert, mark_changed, mark_run, mix
+from stream.tables.hash_kernels import CHANGED, find, find_or_insert, mark_changed, mark_run, noise_of
 from stream.tables.jit import kernel
 
 ROWS, FREE = 0, 1  # indices of `used`: rows ever assigned, with row 0, which nobody has; free ones
@@ -108,8 +108,7 @@ def begin_vectors(row: F32, item: np.uint64, columns: Columns) -> None:
     dim = columns.dim
     for c in range(2 * dim):
         at, scale = (columns.inputs + c, INPUT_INIT) if c < dim else (columns.outputs + c - dim, OUTPUT_INIT)
-        h = mix(item, np.uint64(c + 1))
-        row[at] = np.float32((np.float64(h >> np.uint64(11)) / 4503599627370496.0 - 1.0) * scale)
+        row[at] = np.float32(noise_of(item, c) * scale)
         row[at + dim] = SUMS_INIT
 
 

@@ -35,6 +35,12 @@ def mix(h: Any, value: Any) -> np.uint64:
 
 
 @kernel
+def noise_of(key: Any, component: Any) -> float:
+    """What a component of a new vector has instead of chance: a hash of its key, uniform in [-1, 1). float64."""
+    return np.float64(mix(key, np.uint64(component + 1)) >> np.uint64(11)) / 4503599627370496.0 - 1.0
+
+
+@kernel
 def hash32(key: np.uint64) -> np.uint64:
     """The hash that orders a table, uint64 below 2^32."""
     return mix(np.uint64(0x243F6A8885A308D3), key) >> np.uint64(32)
