@@ -64,7 +64,7 @@ class Bench:
         before_s = self.process.cpu_s()
         found = self.load.run(course)
         cpu_ms = (self.process.cpu_s() - before_s) / found.sent * 1e3
-        self.console.print(told(transport, course, found) + f", CPU {cpu_ms:.2f} ms a request")
+        self.console.print(line_of(transport, course, found) + f", CPU {cpu_ms:.2f} ms a request")
         return found
 
     def latencies(self, transport: str, name: str, rate: float) -> None:
@@ -113,7 +113,7 @@ class Bench:
             self.figures["queue_age_ms_max_200"] = max(ages) * 1e3
 
 
-def told(transport: str, course: Course, found: Found) -> str:
+def line_of(transport: str, course: Course, found: Found) -> str:
     """A course in a line."""
     return (
         f"{transport} {course.rate:,.0f}/s, {course.seconds:g} s: p50 {found.p50_ms:.2f}, p99 {found.p99_ms:.2f} ms; "
@@ -147,7 +147,7 @@ def floors(here: Place, load: Load, lengths: Lengths, console: Console) -> dict[
             course = Course(transport, QUIET, lengths.rate, address=address, prefix=other.prefix)
             load.run(course)  # to warm up
             found = load.run(course)
-            console.print("echo over " + told(transport, course, found))
+            console.print("echo over " + line_of(transport, course, found))
             figures |= {f"{transport}_floor_p50_ms": found.p50_ms, f"{transport}_floor_p99_ms": found.p99_ms}
     return figures
 
@@ -179,7 +179,7 @@ def silence_s(here: Place, load: Load, console: Console) -> float:
         time.sleep(KILL_AFTER_S)
         victim.process.kill()
         found = load.found()
-    console.print("one of two rankers killed: " + told("kafka", course, found))
+    console.print("one of two rankers killed: " + line_of("kafka", course, found))
     assert found.full == found.sent, "requests were lost with the ranker"
     return found.longest_ms / 1e3
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -71,3 +72,14 @@ class Whole:
         self.service.stop.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
+
+
+@contextmanager
+def ready_ranker() -> Iterator[Whole]:
+    """One that serves its first version; ended with the block."""
+    made = Whole(Settings())
+    try:
+        wait_until(lambda: made.client.get("/readyz").text == "ready (version 1)\n")
+        yield made
+    finally:
+        made.end()

@@ -15,7 +15,7 @@ FIRST_CELLS: Final = 4  # of a row
 FIRST_ROWS: Final = 1_024
 
 
-class Rows(NamedTuple):
+class RaggedRows(NamedTuple):
     """Rows of whole numbers, as kernels read them: row r is cells[spans[r, 0]:][:spans[r, 1]]."""
 
     cells: Any  # i64[C]
@@ -25,8 +25,8 @@ class Rows(NamedTuple):
 class Sessions(NamedTuple):
     """All sessions, as kernels read them. S and I are at least the number of users and of items."""
 
-    items: Rows  # of each user, oldest first
-    users: Rows  # of each item
+    items: RaggedRows  # of each user, oldest first
+    users: RaggedRows  # of each item
     newest_ms: Any  # i64[S], each user's newest install
 
 
@@ -108,9 +108,9 @@ class GrowingRows:
         self._used = 0  # cells
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RaggedRows:
         """As they are now; valid until the next change."""
-        return Rows(self._cells, self._spans)
+        return RaggedRows(self._cells, self._spans)
 
     @property
     def lengths(self) -> I64:

@@ -21,7 +21,7 @@ from stream.log.protocol import START
 from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
-from tests.support.memory_ranker import Whole, nobody_has_anything
+from tests.support.memory_ranker import Whole, nobody_has_anything, ready_ranker
 from tests.support.random_models import items
 from tests.support.waiting import wait_until
 
@@ -29,12 +29,8 @@ from tests.support.waiting import wait_until
 @pytest.fixture(scope="module")
 def whole() -> Iterator[Whole]:
     """One for all tests."""
-    made = Whole(Settings())
-    try:
-        wait_until(lambda: made.client.get("/readyz").text == "ready (version 1)\n")
+    with ready_ranker() as made:
         yield made
-    finally:
-        made.end()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://{made.http.address}/livez")
 

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.runtime.settings import Settings
-from tests.support.memory_ranker import Whole
-from tests.support.waiting import wait_until
+from tests.support.memory_ranker import Whole, ready_ranker
 from thalweg.cli.main import app
 from thalweg.client.errors import InvalidRequest, Unreachable
 from thalweg.client.explanations import explain
@@ -20,12 +18,8 @@ PNG = b"\x89PNG"
 @pytest.fixture(scope="module")
 def ranker() -> Iterator[Whole]:
     """One for all tests."""
-    made = Whole(Settings())
-    try:
-        wait_until(lambda: made.client.get("/readyz").text == "ready (version 1)\n")
+    with ready_ranker() as made:
         yield made
-    finally:
-        made.end()
 
 
 def said_of(ranker: Whole, *words: str) -> str:
