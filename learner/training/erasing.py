@@ -1,4 +1,4 @@
-"""Erases a user from a model: the rows whose keys can be told from the user's id. Depends on the model's state alone.
+"""Erases a user from a model: the rows whose keys follow from the user's id. Depends on the model's state alone.
 
 A key is a hash, from which nobody reads an id. So the keys of crosses of the user with another column are made again:
 with every id that the vocabulary counts (the deep part's categories) and every item that was shown lately. What isn't

@@ -13,7 +13,7 @@ from stream.runtime.settings import Settings
 MB: Final = 1_000_000
 NO_LIMIT: Final = 2**60  # cgroup v1 writes about 2^63 where there's none
 JOINER_SHARE: Final = 0.75  # the rest: tables that grow have two copies, clients have buffers
-JOINER_MB_MAX: Final = 2_048  # that a joiner takes without being told to
+JOINER_MB_MAX: Final = 2_048  # that a joiner takes by default
 JOINER_MB_MIN: Final = 384  # numba, numpy and Faust are half of it
 
 

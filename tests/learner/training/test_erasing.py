@@ -1,4 +1,4 @@
-"""Erasing a user from the model: what is told from the id goes, at an index of the log; all others' rows stay."""
+"""Erasing a user from the model: what follows from the id goes, at an index of the log; all others' rows stay."""
 
 import numpy as np
 import pytest
