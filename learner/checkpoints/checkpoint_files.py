@@ -169,7 +169,10 @@ class CheckpointFiles:
         footer, digest = read_footer(path)
         reader = FileReader(self.folder)
         reader.check(footer, path)
-        meta = msgspec.json.decode(footer.meta, type=Meta)
+        try:
+            meta = msgspec.json.decode(footer.meta, type=Meta)
+        except msgspec.MsgspecError as error:  # its digest is right
+            raise OtherFormat(f"its description has other fields: {error}") from error
         return Checkpoint(meta, read_arrays(footer, reader), Origin(path.name, digest, footer))
 
     @staticmethod

@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 import xxhash
 
-FORMAT: Final = 1
-MAGIC: Final = b"THLWGCP" + bytes([FORMAT])
+from stream.runtime.formats import CHECKPOINT
+
+MAGIC: Final = b"THLWGCP" + bytes([CHECKPOINT.version])
 TAIL: Final = struct.Struct("<Q16s8s")
 FOOTER_MAX: Final = 64 << 20  # bytes
 THREADS: Final = 2  # that read: verifying is quick, and copying from the system's cache takes a core
@@ -110,7 +111,7 @@ def read_footer(path: Path) -> tuple[Footer, str]:
     with path.open("rb") as file:
         head = file.read(len(MAGIC))
         if head[:-1] == MAGIC[:-1] and head != MAGIC:
-            raise OtherFormat(f"it has format {head[-1]}, and this build reads format {FORMAT}")
+            raise OtherFormat(CHECKPOINT.why_unreadable(head[-1]))
         if head != MAGIC or size < len(MAGIC) + TAIL.size:
             raise Damaged("it isn't a checkpoint, or its beginning is missing")
         file.seek(size - TAIL.size)
@@ -124,7 +125,7 @@ def read_footer(path: Path) -> tuple[Footer, str]:
     try:
         footer = msgspec.json.decode(raw, type=Footer)
     except msgspec.MsgspecError as error:
-        raise Damaged(f"its footer can't be decoded: {error}") from error
+        raise OtherFormat(f"its footer has its digest, but other fields: {error}") from error
     return footer, digest.hex()
 
 

@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_format_is_refused(life: Life) -> None:
     life.finish()
     later = life.files.folder / "000000000002.checkpoint"
     later.write_bytes(MAGIC[:-1] + b"\x07 what only a later build can read")
-    with pytest.raises(CheckpointError, match=r"format 7, and this build reads format 1.*move the file away"):
+    with pytest.raises(CheckpointError, match=r"format 7 is newer than 1.*move the file away"):
         life.files.newest()
     later.unlink()
     assert resumed(life.files)[1].meta.offset == 5
