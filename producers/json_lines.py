@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from producers.source import PAUSE, InvalidEvent, Pause, SourceElement, WorldEvent
+from stream.events.half_surrogates import why_invalid
 from stream.events.named_events import NAMED_BYTES_MAX, NAMED_ERRORS, LineEvent, event_of
 from stream.events.types import Item, User
 from stream.runtime.errors import BadEvent, DataError
@@ -29,7 +30,7 @@ def decode_line(line: bytes) -> WorldEvent:
     try:
         named = _decoder.decode(line)
     except NAMED_ERRORS as error:
-        raise BadEvent(str(error)) from None
+        raise BadEvent(why_invalid(line, error)) from None
     return event_of(named)
 
 

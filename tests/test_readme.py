@@ -13,7 +13,7 @@ from stream.runtime.settings import Settings
 from thalweg.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = ("labels", "serving", "operations", "integrate")
+DOCS = ("labels", "serving", "rules", "operations", "integrate")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in DOCS)]
 README = "\n".join(page.read_text() for page in PAGES)
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))

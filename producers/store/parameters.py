@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from stream.runtime.errors import DataError
-from stream.spec.spec_rules import near
+from stream.spec.suggestions import near
 from stream.tables.dtypes import F64
 
 START_MS: Final = 1_767_571_200_000  # 2026-01-05T00:00Z, a Monday

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from producers.store import names
 from stream.runtime.errors import DataError
-from stream.spec.spec_rules import near
+from stream.spec.suggestions import near
 from stream.spec.values import Duration, Positive, duration_ms
 from stream.tables.dtypes import F64
 

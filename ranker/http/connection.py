@@ -20,6 +20,42 @@ HEAD_BYTES_MAX: Final = 16 * 1024
 PIPELINED_MAX: Final = 64  # requests that wait on one connection for the answers before theirs
 
 
+class QuietTransport:
+    """A connection's transport; once it is closing, what the app still does with it is ignored: uvloop would raise.
+
+    Who doesn't read what was sent before `close` is cut off after `write_s`.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, write_s: float) -> None:
+        self._transport, self._loop, self._write_s = transport, loop, write_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send this."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it once all is sent."""
+        if self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(self._write_s, self._transport.abort)
+        self._transport.close()
+
+    def pause_reading(self) -> None:
+        """Receive no more data for now."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Receive data again."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+
 @dataclass
 class Bounds:
     """Of all connections of a server. `idle` has those that wait for a request, the longest idle one first.
@@ -52,6 +88,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._bounds = bounds
         self._phase = Phase.HEAD  # the first request is due
         self._is_answered = False  # the request that is being read
+        self._refusal: HttpProblem | None = None  # of the last request: nothing after it is read
         self._requests = 0
         self._head_bytes = 0
         self._read_timer: asyncio.TimerHandle | None = None
@@ -60,7 +97,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room, or refuse."""
-        super().connection_made(transport)
+        quiet: Any = QuietTransport(transport, self.loop, self._bounds.write_s)  # the same methods
+        super().connection_made(quiet)
         metrics.HTTP_CONNECTIONS.set(len(self.connections))
         if len(self.connections) > self._bounds.connections_max and not self._evict_idle():
             self.refuse(HttpProblem(SHED, f"{self._bounds.connections_max} connections are open", retry_after_s=1))
@@ -79,7 +117,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and watch the clock while something is incomplete."""
-        if self.transport.is_closing():
+        if not self._is_reading:
             return
         before = self._requests
         super().data_received(data)
@@ -96,24 +134,27 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """A request can begin."""
-        self._phase = Phase.BODY
         self._requests += 1
         self._bounds.idle.pop(self, None)
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if not self._is_reading:
+            return
         if size > HEAD_BYTES_MAX:
             self.refuse(_head_too_large())
         elif len(self.pipeline) >= PIPELINED_MAX:
             self.refuse(
                 HttpProblem(SHED, f"more than {PIPELINED_MAX} requests wait on one connection", retry_after_s=1)
             )
-        elif not self._is_answering and (problem := self._bounds.overload(self.parser.get_method(), self.url)):
-            self._answer_at_once(problem)
-        if not self._is_answered and not self.transport.is_closing():
-            super().on_headers_complete()
+        else:
+            if not self._is_answering and (problem := self._bounds.overload(self.parser.get_method(), self.url)):
+                self._answer_at_once(problem)
+            else:
+                super().on_headers_complete()
+            self._phase = Phase.BODY
 
     def on_body(self, body: bytes) -> None:
         """Part of a body; ignored when the request was refused, or is answered."""
-        if not self._is_answered and not self.transport.is_closing():
+        if not self._is_answered and self._is_reading:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -122,14 +163,19 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_answered:
             self._is_answered = False
             self.on_response_complete()
-        elif not self.transport.is_closing():
+        elif self._is_reading:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer was sent."""
+        is_last = not self.pipeline
         super().on_response_complete()
-        if not self._is_answering and not self.transport.is_closing():
+        if not is_last or self.transport.is_closing():
+            return
+        if self._refusal is None:
             self._bounds.idle[self] = None
+        else:
+            self._end_with(self._refusal)
 
     def pause_writing(self) -> None:
         """The client doesn't read: it may do so for a while."""
@@ -154,14 +200,32 @@ class BoundedConnection(HttpToolsProtocol):
         self.refuse(HttpProblem(INVALID, "these bytes aren't an HTTP/1.1 request"))
 
     def refuse(self, problem: HttpProblem) -> None:
-        """Answer with this problem, unless answers to requests before this one are due, and close."""
-        if self.transport.is_closing():
+        """Answer the request that is being read with this, after those before it, and close; what follows isn't read.
+
+        A request whose answer has begun gets no other one.
+        """
+        if not self._is_reading:
             return
-        is_first = self._phase is Phase.BODY and not self.pipeline
-        if not self._is_answered and (not self._is_answering or (is_first and not self.cycle.response_started)):
-            self.transport.write(http_bytes(problem))
-            metrics.HTTP_REQUESTS.labels(OTHER, problem.kind.status).inc()
+        self._refusal = problem
+        if self._phase is not Phase.BODY:
+            if not self._is_answering:
+                self._end_with(problem)
+        elif self.pipeline:
+            self.pipeline.popleft()  # this request
+        elif self._is_answering and not self.cycle.response_started:
+            self._end_with(problem)
+        else:
+            self.transport.close()
+
+    def _end_with(self, problem: HttpProblem) -> None:
+        self.transport.write(http_bytes(problem))
+        metrics.HTTP_REQUESTS.labels(OTHER, problem.kind.status).inc()
         self.transport.close()
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether requests are read: none was refused, and the connection is open."""
+        return self._refusal is None and not self.transport.is_closing()
 
     @property
     def _is_answering(self) -> bool:
@@ -199,6 +263,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._read_timer = self.loop.call_later(limit_s, self._too_slow, limit_s)
 
     def _too_slow(self, limit_s: float) -> None:
+        if self.pipeline or self.flow.read_paused:  # while requests before it wait, it isn't the client that is slow
+            self._timed = None
+            self._time_reading()
+            return
         what = "headers" if self._phase is Phase.HEAD else "body"
         if self._requests == 0 and not self._head_bytes and self._phase is Phase.HEAD:
             self.transport.close()  # it has sent nothing: nothing is answered

@@ -1,7 +1,6 @@
 """From the body of `POST /v1/events` to records: each event is checked by itself, a bad one hinders no other."""
 
-import json
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -9,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from stream.events.codec import array_head, encode
+from stream.events.half_surrogates import split_list, why_invalid
 from stream.events.named_events import NAMED_ERRORS, SentEvent, event_of
 from stream.events.topics import EVENTS, ITEMS, USERS
 from stream.events.types import RECORD_BYTES_MAX, Impression, Item, SourceEvent, Tick, User
@@ -59,41 +59,26 @@ class EventBatch:
     records: list[Outgoing]
 
 
-_lists: Final[dict[bool, Any]] = {  # by whether it's JSON
-    True: msgspec.json.Decoder(list[msgspec.Raw]),
-    False: msgspec.msgpack.Decoder(list[msgspec.Raw]),
+_list: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_events: Final[dict[bool, Any]] = {  # by whether it's JSON
+    True: msgspec.json.Decoder(SentEvent),
+    False: msgspec.msgpack.Decoder(SentEvent),
 }
-_events: Final[dict[bool, Any]] = {True: msgspec.json.Decoder(SentEvent), False: msgspec.msgpack.Decoder(SentEvent)}
 
 
-def read_events(body: bytes, *, is_json: bool) -> list[msgspec.Raw]:
+def read_events(body: bytes, *, is_json: bool) -> Sequence[msgspec.Raw | bytes]:
     """The events of a body, unread. Raises BadEvent."""
     try:
-        parts: list[msgspec.Raw] = _lists[is_json].decode(body)
+        parts: Sequence[msgspec.Raw | bytes] = split_list(body) if is_json else _list.decode(body)
     except NAMED_ERRORS as bad:
-        parts = _surrogates_in_parts(body) if is_json else []
-        if not parts:
-            raise BadEvent(f"not a list of events: {bad}") from None
+        raise BadEvent(f"not a list of events: {bad}") from None
     if not 1 <= len(parts) <= EVENTS_MAX:
         raise BadEvent(f"send 1 to {EVENTS_MAX} events at once, not {len(parts)}")
     return parts
 
 
-def _surrogates_in_parts(body: bytes) -> list[msgspec.Raw]:
-    """The events of a JSON list that msgspec rejects as a whole for half a surrogate pair; empty: that isn't why.
-
-    JavaScript writes one where it cuts a text within a character. Only the event that has it is invalid.
-    """
-    try:
-        parts = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    texts = [json.dumps(part, ensure_ascii=False) for part in parts] if isinstance(parts, list) else []
-    return [msgspec.Raw(text.encode(errors="surrogatepass")) for text in texts]
-
-
 def batch_of(
-    parts: Iterable[msgspec.Raw],
+    parts: Iterable[msgspec.Raw | bytes],
     *,
     is_json: bool,
     scopes: Set[str],
@@ -112,7 +97,8 @@ def batch_of(
         try:
             event = event_of(_events[is_json].decode(part), arrival_ms=arrived_ms, key=key_of_event)
         except NAMED_ERRORS as bad:
-            results.append(EventResult(index, INVALID, reason=str(bad)))
+            reason = why_invalid(bytes(part), bad) if is_json else str(bad)
+            results.append(EventResult(index, INVALID, reason=reason))
             continue
         scope = "catalogue" if isinstance(event, Item | User) else "events"
         if scope not in scopes:

@@ -7,10 +7,14 @@ import numpy as np
 
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
+from ranker.ranking.selection import choose
 from ranker.retrieval.item_counts import installs_of
+from ranker.rules.item_tests import item_rows
+from ranker.rules.page_rules import PageRules
+from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version, score_features
 from ranker.versions.version_loader import VersionLoader
-from stream.events.types import Item
+from stream.events.types import Item, RankRequest
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import WIDTH
 from stream.snapshots.manifest import Manifest, PartVersion
@@ -18,6 +22,7 @@ from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, digests_of, pack, split
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
+from stream.tables.dtypes import F64, I64
 
 TINY: Final = """
 name = "warm-up"
@@ -27,6 +32,9 @@ statistics.rate = { kind = "rate", by = ["item.id"] }
 statistics.near = { kind = "affinity", of = "item.id", to = "user.history" }
 wide = { features = ["item.id"], crosses = [["user.history", "item.id"]] }
 deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden_units = [4], embedding_dim = 2 }
+rules.kept = { kind = "require", of = "item.tags", values = ["x"] }
+rules.varied = { kind = "cap", of = "item.tags", count = 2 }
+rules.mixed = { kind = "diversity", by = ["item.tags"], strength = 0.5 }
 """
 
 
@@ -50,12 +58,26 @@ def compile_kernels(scorer: Scorer) -> None:
 def _rank(version: Version, scorer: Scorer) -> None:
     layout = version.plan.layout
     catalogue = Catalogue(layout)
-    rows = np.array([catalogue.put(Item(item, {"tags": ["x"], "price": 1.0})) for item in ("a", "b")], np.int64)
+    items = {name: Item(name, {"tags": ["x"], "price": 1.0}) for name in ("a", "b")}
+    rows = np.array([*map(catalogue.put, items.values())], np.int64)
     installs_of(version, np.array([1, 2], np.uint64))
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
     ranked = rank_with(version, words, 1, 2, scorer)
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
+    rules = Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, [])
+    _order(rules, [*items], rows, scores.astype(np.float64))
+
+
+def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:
+    candidates = item_rows(names, rows)
+    kept = rules.kept(candidates, names)
+    chosen = choose(scores, 2, rules.places(candidates, scores, 2)).order
+    places = rules.places(candidates, scores, 2)
+    filled = places.fill()
+    assert kept.all(), "the filter reads another attribute"
+    assert chosen == filled, "position by position is something else than at once"
+    rules.count(places)
 
 
 def _payloads() -> Mapping[str, Mapping[str, Array]]:

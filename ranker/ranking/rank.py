@@ -2,19 +2,23 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from ranker.ranking.entity_cache import EntityCache
+from ranker.ranking.page_candidates import under_rules
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import Chosen, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.retrieval.candidates import Candidates, retrieve
 from ranker.retrieval.pools import Query
+from ranker.rules.item_tests import item_rows
+from ranker.rules.page_rules import PageRules
 from ranker.versions.model import Version
 from stream.events.codec import encode
 from stream.events.types import EVENT_BYTES_MAX, ID_BYTES_MAX, Impression, RankReply, RankRequest
@@ -30,6 +34,7 @@ NO_HISTORY: Final = "no_history"
 NO_MODEL: Final = "no_model"
 NO_USER: Final = "no_user"
 FEATURES_CUT: Final = "features_cut"
+RULES_CUT: Final = "rules_cut"
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,14 @@ class Ranker:
             self._watcher.pool_builder.rebuild(None, columns)
         history = profile().history if request.history is None else request.history
         notes = [NO_HISTORY, NO_MODEL] if history is None else [NO_MODEL]
+        if request.rules:
+            raise BadEvent("rules can't be applied yet: they are read with the spec of the first version, and none is "
+                           "live; ask again later, or leave them out")  # fmt: skip
         candidates = Candidates(_given(request))
         if not candidates.names:
-            candidates = self._retrieved(request, history or [], None)
+            candidates = self._retrieved(request, history or [], None, history or [])
+        if not candidates.names:
+            raise self._nothing(request)
         names = candidates.names
         scores = [known[name].popularity if name in known else 0.0 for name in names]
         best = sorted(range(len(names)), key=lambda i: -scores[i])[: request.k]
@@ -166,44 +176,55 @@ class Ranker:
     ) -> RankReply:
         version, catalogue = served.version, served.catalogue
         time_ms = request.time_ms or version.event_time_ms(self._now_ms())
-        candidates = Candidates(_given(request))
+        given = candidates = Candidates(_given(request))
         rows, unknown = catalogue.lookup(candidates.names)
         history, attributes = _merged(request, profile)
+        rules = served.rulebook.page(request, attributes, history)
         notes = [NO_HISTORY] if history is None else []
         if attributes is None:
             notes.append(NO_USER)
+        candidates = under_rules(
+            given, partial(self._retrieved, request, history or [], served), rules, catalogue,
+            rules.pinned(request.k, self._cache.items),
+        )  # fmt: skip
         if not candidates.names:
-            candidates = self._retrieved(request, history or [], served)
+            raise self._nothing(request)
+        if candidates is not given:
             rows, unknown = catalogue.lookup(candidates.names)
         names = candidates.names
         user = version.plan.layout.user(request.user, attributes or {}, history or [], request.context)
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
-        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s)
+        chooser = _chooser(rules, names, rows) if rules.orders else best
+        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s, chooser)
+        if len(ranked.order) < request.k and rules.is_cut:
+            notes.append(RULES_CUT)
         if ranked.scored < len(names):
             notes = [*notes, DEADLINE]
         reply = RankReply(
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
-            **_found(candidates, ranked.order),
+            removed=rules.removed, **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 
-    def _retrieved(self, request: RankRequest, history: Sequence[str], served: ServedVersion | None) -> Candidates:
-        """Items that the user doesn't have. Raises BadEvent when there's none."""
-        pools, is_deleted = self._watcher.pool_builder.pools, self._cache.is_deleted
+    def _retrieved(
+        self, request: RankRequest, history: Sequence[str], served: ServedVersion | None, excluded: Collection[str]
+    ) -> Candidates:
+        """Items that aren't excluded."""
         settings = served.version.plan.spec.retrieval if served else Retrieval()
-        catalogue = served.catalogue if served else None
+        catalogue, pools = served.catalogue if served else None, self._watcher.pool_builder.pools
         query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue)
-        found = retrieve(query, set(history), is_deleted)
-        if not found.names and all(map(is_deleted, pools.orders["popular"])):
-            raise BadEvent(
+        return retrieve(query, set(excluded), self._cache.is_deleted)
+
+    def _nothing(self, request: RankRequest) -> BadEvent:
+        """Why nothing is retrieved."""
+        if all(map(self._cache.is_deleted, self._watcher.pool_builder.pools.orders["popular"])):
+            return BadEvent(
                 "nothing to rank: no items are known; write items to the topic `items`, or name candidates "
                 "(items that were shown are known once their pages are learned)"
             )
-        if not found.names:
-            raise BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
-        return found
+        return BadEvent(f"nothing to rank: user {request.user} has every item that is retrieved; name candidates")
 
 
 def _found(candidates: Candidates, order: Sequence[int]) -> dict[str, Any]:
@@ -224,6 +245,19 @@ def _given(request: RankRequest) -> list[str]:
     if not names:
         raise BadEvent("nothing to rank: the list of candidates is empty; name some, or leave it out")
     return names
+
+
+def _chooser(rules: PageRules, names: list[str], rows: I64) -> Chooser:
+    """Choose as rules order."""
+
+    def ordered(candidates: I64, scores: F64, k: int) -> Chosen:
+        scored = item_rows([names[i] for i in candidates.tolist()], rows[candidates])
+        places = rules.places(scored, scores, k)
+        chosen = Chosen(places.fill(), [])
+        rules.count(places)
+        return chosen
+
+    return ordered
 
 
 def _merged(request: RankRequest, profile: Callable[[], UserProfile]) -> UserProfile:

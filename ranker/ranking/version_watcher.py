@@ -11,6 +11,7 @@ from ranker import metrics
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.freshness import FreshnessTracker, Learned
 from ranker.retrieval.sweep import PoolBuilder
+from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader, VersionProvider
 from stream.features.page_features import Catalogue
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """The live version, the catalogue in its columns, and since when it is live (wall clock)."""
+    """The live version, the catalogue in its columns, its spec's rules, and since when it is live (wall clock)."""
 
     version: Version
     catalogue: Catalogue
+    rulebook: Rulebook
     since_ms: int
 
 
@@ -130,6 +132,8 @@ class VersionWatcher:
                 self.checked.set()
                 self._store.wait(POLL_S)
             except SnapshotError as error:
+                if stop.is_set():  # the builder ends with the ranker
+                    return
                 if not failures:
                     log.warning("%s; the live version stays", error)
                 self.checked.set()
@@ -228,7 +232,7 @@ class VersionWatcher:
         if old is None:
             self.pool_builder.rebuild(version, self._cache.columns, catalogue)
         now_ms = self._now_ms()
-        self.served = ServedVersion(version, catalogue, now_ms)
+        self.served = ServedVersion(version, catalogue, self._rulebook(version, catalogue, old), now_ms)
         metrics.SWAPS.inc()
         metrics.VERSION.labels(self._model).set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
@@ -255,4 +259,11 @@ class VersionWatcher:
         catalogue = self._cache.catalogue(served.version.plan.layout)
         self.pool_builder.refresh(served.version, self._cache.columns, catalogue)
         if catalogue is not served.catalogue:
-            self.served = ServedVersion(served.version, catalogue, served.since_ms)
+            rulebook = self._rulebook(served.version, catalogue, served)
+            self.served = ServedVersion(served.version, catalogue, rulebook, served.since_ms)
+
+    def _rulebook(self, version: Version, catalogue: Catalogue, old: ServedVersion | None) -> Rulebook:
+        """The rules of this version's spec; those of `old` when they are the same."""
+        if old is not None and old.version.plan is version.plan and old.catalogue is catalogue:
+            return old.rulebook
+        return Rulebook(version.plan.spec, catalogue, self._cache.items)

@@ -13,11 +13,15 @@ FILLED_UP: Final[Source] = "popular"  # what quotas leave over
 
 @dataclass
 class Candidates:
-    """Items; what retrieved each, and its rank there, from 1, among those that may be retrieved. Empty: given ones."""
+    """Items; what retrieved each, and its rank there, from 1, among those that may be retrieved. Empty: given ones.
+
+    `passed_over`: excluded items that sources had.
+    """
 
     names: list[str]
     sources: list[str] = field(default_factory=list)
     source_ranks: list[int] = field(default_factory=list)
+    passed_over: set[str] = field(default_factory=set)
 
 
 def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str], bool]) -> Candidates:
@@ -28,7 +32,10 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
     seen: set[str] = set()
 
     def allowed(name: str) -> bool:
-        return bool(name) and name not in excluded and not is_deleted(name)
+        if name in excluded:
+            found.passed_over.add(name)
+            return False
+        return bool(name) and not is_deleted(name)
 
     quotas = {source: quota for source, quota in settings.quotas().items() if quota} | {FILLED_UP: settings.popular}
     ranked = {source: enumerate(filter(allowed, found_by(source, query)), 1) for source in quotas}

@@ -1,7 +1,11 @@
 """`thalweg run ranker`: a RankerService on Kafka and Redis, with its health, until a signal ends it."""
 
+import logging
+import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
@@ -16,11 +20,13 @@ from ranker.serving.served_model import ModelSource
 from ranker.serving.service import KafkaOptions, RankerService
 from stream.history.profiles import UserProfile, read_profiles
 from stream.log.kafka_log import KafkaLog
-from stream.runtime.health import Health, run_file
+from stream.runtime.health import Health, check_alone, run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import connect, impatient
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
+
+log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -48,6 +54,7 @@ def run_ranker(
     else the first of `models` answers them.
     """
     settings.need_kafka()
+    check_alone(settings, "ranker")
     threadpool_limits(1)  # BLAS: several threads score at once, each a batch of its own
     sys.setswitchinterval(SWITCH_S)
     with ExitStack() as open_:
@@ -70,8 +77,6 @@ def run_ranker(
             options=KafkaOptions(settings.worker, not named_only, settings.allowed_reply_topics, settings.ranker_acks),
             quick=quick,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: service.stop.set())
         other = beside(service) if beside else None
 
         def live() -> tuple[bool, str]:
@@ -87,7 +92,35 @@ def run_ranker(
             also={"http": other.address} if other else None,
         )
         with closing(health):
+            _end_on_signals(service, health)
             service.run(lambda: KafkaLog(settings), other.close if other else lambda: None)
+
+
+def _end_on_signals(service: RankerService, health: Health) -> None:
+    """Let SIGINT and SIGTERM stop the service; one that can't rank yet ends at once, with status 0.
+
+    That is as safe as kill -9: no request was read, so none is answered or committed; events that were answered are
+    in the log, the others are sent again by whoever has no answer; files are renamed once they are whole; the builder
+    ends with its socket. A thread does so: the main one may be compiling a kernel, where it runs no handler.
+    """
+    numbers, written = socket.socketpair()
+    written.setblocking(False)
+
+    def watch() -> None:
+        while numbers.recv(1):
+            if service.ranks()[0] or service.stop.is_set():
+                service.stop.set()
+            else:
+                log.info("a signal ends the ranker before it serves (%s)", service.state)
+                try:
+                    health.close()
+                finally:
+                    os._exit(0)
+
+    signal.set_wakeup_fd(written.detach())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def _read_profiles(client: Any, prefix: str, users: Sequence[str]) -> dict[str, UserProfile]:

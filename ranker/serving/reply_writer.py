@@ -16,7 +16,7 @@ from stream.events.topics import REPLIES, REQUESTS_DLQ, TOPICS
 from stream.events.types import INVALID, RECORD_BYTES_MAX, RankReply
 from stream.log.dead_letters import dead_letter
 from stream.log.protocol import Log, Record, Sender, partition_of
-from stream.runtime.errors import BadEvent, LogError, LogUnavailable, SettingsError
+from stream.runtime.errors import BadEvent, LogError, MissingTopic, SettingsError
 
 REPLY_BYTES_MAX: Final = RECORD_BYTES_MAX - 1024
 RECORD_BYTES_FULL: Final = RECORD_BYTES_MAX // 4
@@ -146,10 +146,9 @@ def reply_partitions(source: Log, topics: Sequence[str]) -> dict[str, int]:
     for topic in topics:
         try:
             partitions[topic] = source.partitions(topic)
-        except LogUnavailable:
-            raise
-        except LogError as error:
+        except MissingTopic:
             raise SettingsError(
-                f"THALWEG_REPLY_TOPICS names {topic}, which can't be used ({error}): create it, or leave it out"
-            ) from error
+                f"THALWEG_REPLY_TOPICS names {topic}, which doesn't exist: create it with Kafka's own tools "
+                "(kafka-topics --create), since it is a caller's, or leave it out"
+            ) from None
     return partitions

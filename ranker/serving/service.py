@@ -136,8 +136,10 @@ class RankerService:
                 self._serve(source, connect)
         finally:
             self._is_warm = False
-            stopping()
+            ending = threading.Thread(target=stopping, name="stopping")
+            ending.start()
             self._join()
+            ending.join()
             if self.log is not None:
                 self._close(self.log)
             self._scorer.close()
@@ -146,6 +148,9 @@ class RankerService:
             raise self._failures[0]
 
     def _serve(self, source: Log, connect: Callable[[], Log]) -> None:
+        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
+        if partitions is None:
+            return
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
         self.state = "warming up"
@@ -160,9 +165,6 @@ class RankerService:
         gc.freeze()  # long-lived: full collections skip it
         self._is_warm = True
         self.state = "joining the group"
-        partitions = self._retried(lambda: reply_partitions(source, self._options.reply_topics))
-        if partitions is None:
-            return
         first, *others = self.models
         for name in others:
             self._start(f"answer-{name}", partial(self._answer, source, partitions, name))

@@ -31,9 +31,9 @@ def check_source(event: SourceEvent) -> None:
         return
     check_id("user", event.user)
     if isinstance(event, Install):
-        if not event.item or not event.install_id:
-            raise BadEvent("an install needs an item and an install_id")
-        check_lengths("item, install_id or request_id", (event.item, event.install_id, event.request_id))
+        check_id("item", event.item)
+        check_id("install_id", event.install_id)
+        check_lengths("request_id", (event.request_id,))
         return
     n = len(event.items)
     check_id("request_id", event.request_id)

@@ -111,6 +111,10 @@ def event_of(named: LineEvent, *, arrival_ms: int | None = None, key: str = "") 
         decode_entity(raw, type(event))
     else:
         check_source(event)
+        if isinstance(event, Impression) and len(event.features) % 8:
+            raise BadEvent(
+                f"features have {len(event.features)} bytes, no multiple of 8: send those of the ranked list, unread"
+            )
     if len(raw) > EVENT_BYTES_MAX:
         raise BadEvent(f"an event has at most {EVENT_BYTES_MAX} bytes, this one {len(raw)}")
     return event

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from stream.events.checks import check_request, check_size
 from stream.events.codec import DECODE_ERRORS
+from stream.events.half_surrogates import split_list, why_invalid
 from stream.events.types import (
     DEADLINE_MS,
     ID_BYTES_MAX,
@@ -43,7 +44,7 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
     user: Annotated[_Id, Meta(min_length=1, description="the user's id")]
     request_id: Annotated[_Id, Meta(description="names the request and its page; unique")] = ""
     k: Annotated[int, Meta(ge=1, le=ITEMS_MAX, description="how many items to return")] = 10
-    time_ms: Annotated[int, Meta(ge=0, lt=TIME_MS_MAX, description="event time, UTC; 0: now")] = 0
+    time_ms: Annotated[int, Meta(ge=0, lt=TIME_MS_MAX, description="event time, UTC; 0: the model's now")] = 0
     context: Annotated[dict[str, str | float], Meta(description="context columns of the spec")] = {}
     candidates: (
         Annotated[
@@ -83,7 +84,6 @@ class NamedRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False, frozen=
 
 _json = msgspec.json.Decoder(NamedRequest)
 _msgpack = msgspec.msgpack.Decoder(NamedRequest)
-_json_parts = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def decode_named(raw: bytes, *, is_json: bool = True) -> NamedRequest:
@@ -93,9 +93,7 @@ def decode_named(raw: bytes, *, is_json: bool = True) -> NamedRequest:
     try:
         found: NamedRequest = decoder.decode(raw)
     except DECODE_ERRORS as bad:
-        halves = is_json and "truncated" in str(bad) and raw.rstrip().endswith(b"}")
-        why = r"a text has half of a surrogate pair (\ud800 to \udfff)" if halves else str(bad)
-        raise BadEvent(f"not a request: {why}") from None
+        raise BadEvent(f"not a request: {why_invalid(raw, bad) if is_json else bad}") from None
     return found
 
 
@@ -114,6 +112,6 @@ def named_parts(record: bytes) -> list[bytes]:
     if stripped.startswith(b"{"):
         return [stripped]
     try:
-        return [bytes(part) for part in _json_parts.decode(stripped)]
+        return split_list(stripped)
     except DECODE_ERRORS as bad:
         raise BadEvent(f"neither a JSON request nor a list of them: {bad}") from None

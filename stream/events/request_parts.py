@@ -12,6 +12,7 @@ import msgspec
 
 from stream.events.checks import check_request, check_size
 from stream.events.codec import DECODE_ERRORS, decode_requests, event_count
+from stream.events.half_surrogates import replaced
 from stream.events.named_requests import decode_named, is_named, named_parts
 from stream.events.types import (
     EVENTS_MAX,
@@ -124,7 +125,10 @@ class RequestPart:
         """Request id and user, if they can be read though the rest is invalid: its sender waits for a reply."""
         with suppress(*DECODE_ERRORS):
             if self._is_json:
-                named = _named_names.decode(self.raw)
+                whole = replaced(bytes(self.raw))
+                named = _named_names.decode(whole)
+                if whole != self.raw and "\ufffd" in named.request_id:
+                    return None  # half of a surrogate pair is in the id itself
                 names = Names(named.request_id, named.user)
             else:
                 names = _names.decode(self.raw)

@@ -90,7 +90,7 @@ class ReplyTo(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class RankRequest(msgspec.Struct, array_like=True, tag=5, gc=False, frozen=True):
-    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: now.
+    """Rank for this user. Without `candidates` the ranker retrieves some. `time_ms` is event time; 0: the model's now.
 
     With `history` (newest last) and `attributes` of the user, the ranker needs no look-ups.
     `deadline_ms` is how old an answer may be: it counts from the log's append time, or from arrival over HTTP;
@@ -118,7 +118,8 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     `features` belong to `items` in this order; whoever shows the page copies them into the Impression.
     `staleness_ms`: age of the version's newest learned label when answered; `live_since_ms`: when this
     ranker swapped the version in; `notes`: what was left out ("deadline", "no_history", "no_model", "no_user",
-    "features_cut": fewer items than asked for, since the features of more wouldn't fit an Impression).
+    "features_cut": fewer items than asked for, since the features of more wouldn't fit an Impression; "rules_cut":
+    fewer, since rules removed others).
     `sources` and `source_ranks`: by item, what retrieved it and its rank there, from 1; empty for the request's own
     candidates. `propensities`: by item, with what probability it was shown where it was; empty without exploration.
     `removed`: by rule, how many candidates it took away. `retrieval_version`: whose vectors retrieved; 0: nobody's.

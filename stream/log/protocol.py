@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 
-from stream.runtime.errors import LogError, LogGap, LogReset
+from stream.runtime.errors import LogError, LogGap, LogReset, MissingTopic
 
 START: Final = -2  # as a position: the oldest record
 END: Final = -1  # as a position: after the newest record
@@ -134,9 +134,9 @@ def partition_of(key: str, partitions: int) -> int:
     return (hashed & 0x7FFFFFFF) % partitions
 
 
-def missing_topic(topic: str) -> LogError:
+def missing_topic(topic: str) -> MissingTopic:
     """The error of a topic that doesn't exist."""
-    return LogError(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
+    return MissingTopic(f"topic {topic} doesn't exist: run `thalweg apply-topics`, which creates all topics")
 
 
 def fenced_member(member: str) -> LogError:

@@ -8,6 +8,7 @@
     ├── BadEvent             invalid bytes or fields: they become a dead letter
     ├── LogError             the log rejected a request or failed
     │   ├── LogUnavailable   no broker answers: worth a retry
+    │   ├── MissingTopic     a topic doesn't exist
     │   ├── LogGap           the requested offset is older than the log's start
     │   ├── LogReset         the requested offset is after the log's end: a reader that runs meets another log
     │   ├── LogTruncated     so is the one from which a joiner would resume
@@ -53,6 +54,10 @@ class LogError(ThalwegError):
 
 class LogUnavailable(LogError):
     """No broker answers; a later retry may help."""
+
+
+class MissingTopic(LogError):
+    """A topic doesn't exist."""
 
 
 class LogGap(LogError):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,12 +18,30 @@ from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 
 Check = Callable[[], tuple[bool, str]]
+ASK_S: Final = 2.0
 PLAIN: Final = "text/plain; charset=utf-8"
 
 
 def run_file(settings: Settings, service: str) -> Path:
     """The file with a service's process and port: `<local>/run/<service>-<worker>.json`."""
     return settings.local / "run" / f"{service}-{settings.worker}.json"
+
+
+def check_alone(settings: Settings, service: str) -> None:
+    """Raises SettingsError when another process of this service runs under the same worker's name."""
+    try:
+        run = json.loads(run_file(settings, service).read_text())
+        pid, address = run["pid"], (run["host"], run["port"])
+        os.kill(pid, 0)  # raises when there's no such process; another one may have its number by now
+        socket.create_connection(address, ASK_S).close()
+    except (OSError, ValueError, LookupError):
+        return
+    if pid != os.getpid():
+        raise SettingsError(
+            f"a {service} with THALWEG_WORKER={settings.worker} runs already (process {pid}, health at "
+            f"{address[0]}:{address[1]}): both would write the same files and read as the same member of a group; end "
+            "it, or give this one a THALWEG_WORKER of its own"
+        )
 
 
 class Health:

@@ -1,8 +1,9 @@
 """Rules of the spec's table `retrieval` that its types can't express, each with a remedy."""
 
 from stream.spec.spec import Spec
-from stream.spec.spec_rules import Reject, near
+from stream.spec.spec_rules import Reject
 from stream.spec.statistic_kinds import LEARN_LABELS, kind_of
+from stream.spec.suggestions import near
 
 
 def check_retrieval(spec: Spec, reject: Reject) -> None:

@@ -4,7 +4,7 @@ One file per model (`specs/`); published inside every snapshot, so a ranker need
 """
 
 import hashlib
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import field
@@ -13,11 +13,14 @@ from stream.spec.built_in_columns import built_in_columns
 from stream.spec.columns import NUMBERS, POSITION, Column, Cross, PageTime, Statistic
 from stream.spec.parts import Deep, Drift, Label, Publish, Wide
 from stream.spec.retrieval import Retrieval
+from stream.spec.rules import AnyRule
 from stream.spec.values import Bound, ColumnType, Name, Part, PartName
 
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
-LEFT_OUT: Final = ("name", "publish", "slices", "drift", "retrieval")  # of the fingerprint
+LEFT_OUT: Final = ("name", "publish", "slices", "drift", "retrieval", "rules")  # of the fingerprint
+ORIGINS: Final = ("user", "item", "context")  # of columns
+ATTRIBUTE: Final = "attribute"  # the type of a column that only rules read
 EVERY_BEFORE: Final = 20_000  # the default of deep.warm_start.every in earlier builds
 
 
@@ -42,17 +45,19 @@ class Spec(Part, frozen=True):
     publish: Publish = field(default_factory=Publish)
     drift: Drift = Drift()
     retrieval: Retrieval = Retrieval()
+    rules: dict[str, AnyRule] = {}  # of what a page may show, in this order
 
     def fingerprint(self) -> str:
         """16 hex digits: equal for specs whose models are interchangeable.
 
-        It leaves out name, publish, slices, drift, retrieval and label.organic: no example depends on them (a statistic
-        of organic installs is part of it anyway); label.base_rate, of which only a new model knows; label.skew: it was
-        added later, and models had to stay valid; and label.sample_negatives, which changes how soon weights move.
+        It leaves out name, publish, slices, drift, retrieval, rules, columns that only rules read, and label.organic:
+        no example depends on them (a statistic of organic installs is part of it anyway); label.base_rate, of which
+        only a new model knows; label.skew: it was added later, and models had to stay valid; and
+        label.sample_negatives, which changes how soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
         """
-        content = {k: v for k, v in msgspec.to_builtins(self).items() if k not in LEFT_OUT}
+        content = {k: v for k, v in self._content().items() if k not in LEFT_OUT}
         for name in ("organic", "skew", "base_rate", "sample_negatives"):
             content["label"].pop(name, None)
         if self.page == PageTime():  # written out
@@ -73,7 +78,7 @@ class Spec(Part, frozen=True):
         All else in `fingerprint` is a *tunable* (rates, bounds, windows, cadences, the labels' rules): a learner
         resumes from a checkpoint with other tunables, but not of another identity.
         """
-        content = msgspec.to_builtins(self)
+        content = self._content()
         kept = {k: v for k, v in content.items() if k in ("parts", "user", "item", "context", "statistics")}
         if self.page != PageTime():
             kept["page"] = content["page"]
@@ -81,6 +86,17 @@ class Spec(Part, frozen=True):
         deep = self.deep
         kept["deep"] = [deep.features, deep.embedding_dim, deep.quantiles, deep.hidden_units]
         return hashlib.blake2b(msgspec.json.encode(kept), digest_size=8).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """The spec as plain values, without columns that only rules read."""
+        content: dict[str, Any] = msgspec.to_builtins(self)
+        for origin in ORIGINS:
+            left = {name: one for name, one in getattr(self, origin).items() if _whole(one).type != ATTRIBUTE}
+            if origin in content:
+                content[origin] = {name: one for name, one in content[origin].items() if name in left}
+            if not content.get(origin, True):
+                del content[origin]
+        return content
 
     def columns(self) -> dict[str, Column]:
         """Every column by its full name (`user.age`): those declared, bands as columns of their own, then those of
@@ -99,12 +115,15 @@ class Spec(Part, frozen=True):
         return {name: Column(type=kind) for name, kind in types.items() if name not in declared}
 
     def _declared_columns(self) -> dict[str, Column]:
+        return {name: column for name, column in self.readable_columns().items() if column.type != ATTRIBUTE}
+
+    def readable_columns(self) -> dict[str, Column]:
+        """Every declared column and band, and attributes, which rules can read but no model does."""
         found: dict[str, Column] = {}
-        for origin in ("user", "item", "context"):
+        for origin in ORIGINS:
             declared: dict[str, ColumnType | Column] = getattr(self, origin)
             for name, column in declared.items():
-                whole = Column(type=column) if isinstance(column, str) else column
-                found[f"{origin}.{name}"] = whole
+                whole = found[f"{origin}.{name}"] = _whole(column)
                 if whole.bands:
                     found[f"{origin}.{name}_band"] = Column(type="category")
         return found
@@ -126,3 +145,7 @@ class Spec(Part, frozen=True):
         for name in self.deep.features:
             names += [f"statistics.{s}" for s in self.statistics] if name == "statistics.*" else [name]
         return names
+
+
+def _whole(column: ColumnType | Column) -> Column:
+    return Column(type=column) if isinstance(column, str) else column

@@ -14,9 +14,12 @@ from stream.spec.columns import Column, Cross, PageTime, Statistic
 from stream.spec.parts import Deep, Gate, Label, OrganicTo, Policy, Publish, WarmStart, Wide
 from stream.spec.retrieval import Retrieval
 from stream.spec.retrieval_rules import check_retrieval
+from stream.spec.rule_checks import type_error
+from stream.spec.rules import AnyRule
 from stream.spec.spec import Spec
-from stream.spec.spec_rules import check_rules, near
+from stream.spec.spec_rules import check_rules
 from stream.spec.statistic_kinds import Measure
+from stream.spec.suggestions import near
 from stream.spec.values import ColumnType, PartName
 
 
@@ -136,7 +139,14 @@ _TABLES: Final = {
 
 
 _COLUMN: Final[Any] = ColumnType | Column
-_ENTRIES: Final = {"user": _COLUMN, "item": _COLUMN, "context": _COLUMN, "statistics": Statistic, "slices": list[str]}
+_ENTRIES: Final = {
+    "user": _COLUMN,
+    "item": _COLUMN,
+    "context": _COLUMN,
+    "statistics": Statistic,
+    "slices": list[str],
+    "rules": AnyRule,
+}
 _EXPECTED: Final = {
     "`object | array`": 'a cross is a list of columns, such as ["user.id", "item.id"], or a table with it as `of`',
     "`str | object`": 'a column is "category", "categories", "number" or "date", or a table with that as `type`',
@@ -152,6 +162,10 @@ def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
     words = re.findall(r"[A-Za-z_]\w*|\.\.\.|(?<=crosses\[)\d+", found.group(1)) if found else []
     what = message[: found.start()] if found else message
     path = [_entry(words[0], raw) if word == "..." else word for word in words]
+    if words[:2] == ["rules", "..."]:
+        name = path[1]
+        word, why = type_error(raw["rules"][name])
+        return f"{source}{_line_of(['rules', name, word], text)}: rules.{name}: {why}"
     at = re.sub(r"(crosses)\.\d+", r"\1", ".".join(path))
     if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", what):
         key = unknown.group(1)

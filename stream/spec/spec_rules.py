@@ -1,6 +1,5 @@
 """Rules that a spec's types can't express, each with a remedy."""
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -19,19 +18,15 @@ from stream.spec.columns import (
     Statistic,
 )
 from stream.spec.parts import DELAYS_MAX, WEIGHTS_MAX
-from stream.spec.spec import SLICE_BYTES_MAX, SLICES_MAX, Spec
+from stream.spec.rule_checks import check_rules_table
+from stream.spec.spec import ATTRIBUTE, SLICE_BYTES_MAX, SLICES_MAX, Spec
 from stream.spec.statistic_kinds import KINDS, kind_of
+from stream.spec.suggestions import near
 from stream.spec.values import DURATION_DAYS_MAX, UNIT_MS, duration_ms
 
 Reject = Callable[[Sequence[str], str], NoReturn]
 PULL_MIN, PULL_MAX = 0.01, 1e6  # of β and λ2 on the bias: its start is exact in float32
 FLOAT_MAX: Final = (2 - 2**-23) * 2.0**127  # of float32: models compute in it
-
-
-def near(name: str, known: list[str]) -> str:
-    """The closest known name, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
 
 
 def _not_finite(value: Any, path: tuple[str, ...] = ()) -> tuple[str, ...] | None:
@@ -59,10 +54,14 @@ def check_rules(spec: Spec, reject: Reject) -> None:
         why = f"the bias starts at label.base_rate if wide.beta / alpha + wide.l2 is {PULL_MIN:g} to {PULL_MAX:g}: "
         reject(("label", "base_rate"), why + f"it is {spec.wide.bias_pull:g} (alpha: bias_alpha, where there's one)")
     _check_delays(spec, reject)
+    check_rules_table(spec, lambda name, word, why: reject(("rules", name, word), f"rules.{name}: {why}"))
 
 
 def _check_columns(spec: Spec, reject: Reject) -> None:
     columns = spec.columns()
+    for name, column in spec.readable_columns().items():
+        if column.type == ATTRIBUTE and column != Column(type=ATTRIBUTE):
+            reject(name.split(".", 1), f"{name}: only rules read an attribute: leave out bands, serve_as, of and last")
     for name, column in columns.items():
         origin, short = name.split(".", 1)
         path = (origin, short)

@@ -17,7 +17,7 @@ Admission = Annotated[int, Meta(ge=1, le=15)]
 Pages = Annotated[int, Meta(ge=1, le=65_534)]
 Bound = Annotated[int, Meta(ge=1_000, le=1_000_000_000)]  # of rows in memory
 UtcOffset = Annotated[str, Meta(pattern=r"^[+-](0\d|1[0-4]):[0-5]\d$", description="such as +02:00")]
-ColumnType = Literal["category", "categories", "number", "date"]
+ColumnType = Literal["category", "categories", "number", "date", "attribute"]  # an attribute is read by rules alone
 PartName = Literal["wide", "deep"]
 
 DURATION_DAYS_MAX: Final = 36_525  # a hundred years

@@ -77,7 +77,7 @@ class FakeAnswerer:
             raise ZeroDivisionError("a bug")
         items = (request.candidates or [f"i{n}" for n in range(100)])[: request.k]
         return RankReply(
-            request.request_id, request.user, items, [0.5] * len(items), 3, features=b"\x00\xff", time_ms=now_ms()
+            request.request_id, request.user, items, [0.5] * len(items), 3, features=b"\x00\xff" * 4, time_ms=now_ms()
         )
 
     def observe(self, reply: RankReply, arrived_ms: int) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+import msgspec
 import typer
 
 from stream.runtime.errors import SettingsError
@@ -110,6 +111,19 @@ def context_of(texts: Sequence[str]) -> dict[str, str | float]:
     return found
 
 
+def rule_of(text: str) -> str | dict[str, Any]:
+    """What `--rule` names: a rule of the spec, or a rule as a JSON object. Raises SettingsError."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        found: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as bad:
+        raise SettingsError(
+            f'--rule takes a rule\'s name, or a JSON object such as \'{{"kind": "forbid", "items": ["a"]}}\': {bad}'
+        ) from None
+    return found
+
+
 @tour.command()
 def rank(
     user: Annotated[str, typer.Argument(help="User id.")],
@@ -120,6 +134,10 @@ def rank(
     context: Annotated[
         list[str] | None,
         typer.Option(help="A column of the request's context, such as device=phone; repeat it. Models expect theirs."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(help="A rule of the spec that waits to be named, or a rule as a JSON object; repeat it."),
     ] = None,
     show: Annotated[
         bool,
@@ -137,7 +155,8 @@ def rank(
     from thalweg.views.tables import print_table, reply_table
 
     with kafka_caller(inspect_settings()) as caller:
-        answer = caller.rank(user, k=k, candidates=candidates, context=context_of(context or ()))
+        rules = [*map(rule_of, rule or ())]
+        answer = caller.rank(user, k=k, candidates=candidates, context=context_of(context or ()), rules=rules)
         print_table(reply_table(answer.reply, caller.titles()))
         if show and not caller.record_impression(answer.reply):
             print("not written as seen: no model ranked it, so there's nothing to learn from it")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from thalweg.client.errors import RETRIED, ClientError, Unreachable, error_of
+from thalweg.client.errors import RETRIED, ClientError, Expired, Unreachable, error_of
 from thalweg.client.retries import Addresses, RetryBudget, back_off_s
 
 LEFT_S_MIN: Final = 0.001  # less is no time for a try
@@ -38,10 +38,11 @@ class Response(NamedTuple):
 
 
 class NoResponse(NamedTuple):
-    """Why none came. `is_sent`: the ranker may have the request."""
+    """Why none came. `is_sent`: the ranker may have the request. `is_timeout`: its time was over."""
 
     why: str
     is_sent: bool
+    is_timeout: bool = False
 
 
 Outcome = Response | NoResponse | None  # None: of a pause
@@ -98,7 +99,9 @@ class CallPlanner:
                 return outcome.body
             error = self._error(url, outcome)
             is_free = isinstance(outcome, NoResponse) and not outcome.is_sent
-            if self._now_s() + LEFT_S_MIN >= until_s or not (is_free or self._budget.spend()):
+            if self._now_s() + LEFT_S_MIN >= until_s:
+                raise _expired(url, call) if isinstance(outcome, NoResponse) and outcome.is_timeout else error
+            if not (is_free or self._budget.spend()):
                 raise error
             if len(tried) < len(self._addresses):
                 continue
@@ -128,6 +131,15 @@ class CallPlanner:
         else:
             self._addresses.works(url)  # one that sheds doesn't rest: the others would have its load
         return error
+
+
+def _expired(url: str, call: Call) -> Expired:
+    return Expired(
+        "The request is past its deadline",
+        f"{url} hasn't answered in what was left of {call.within_s * 1000:g} ms",
+        "allow more time, or start more rankers; does one run there with --http?",
+        type="expired",
+    )
 
 
 def headers_of(token: str) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -12,6 +13,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 
+from stream.events import half_surrogates
 from stream.events.named_events import SentEvent, Timed
 from stream.events.named_requests import NamedRequest
 from stream.runtime.clock import now_ms
@@ -57,17 +59,17 @@ class _Calls:
         try:
             named = msgspec.convert(fields, NamedRequest)
         except msgspec.ValidationError as bad:
-            raise InvalidRequest("The request is invalid", str(bad), "correct the request", type="invalid") from None
+            raise _invalid(str(bad)) from None
 
         def body(left_ms: int) -> bytes:
-            return msgspec.msgpack.encode(msgspec.structs.replace(named, deadline_ms=left_ms))
+            return _encode(msgspec.structs.replace(named, deadline_ms=left_ms))
 
         within_s = (named.deadline_ms or self._deadline_ms) / 1000
         return self._caller.steps(Call("/v1/rank", body, within_s, TRY_RANK_S))
 
     def _send_steps(self, events: Sequence[SentEvent], options: SendOptions) -> Steps:
         time_ms = now_ms()
-        body = msgspec.msgpack.encode([_timed(event, time_ms) for event in events])
+        body = _encode([_timed(event, time_ms) for event in events])
         within_s = options.get("timeout_s") or self._send_timeout_s
         headers = {"idempotency-key": options.get("key") or uuid4().hex}
         return self._caller.steps(Call("/v1/events", lambda left_ms: body, within_s, TRY_SEND_S, headers))
@@ -211,9 +213,29 @@ def _response(response: httpx.Response) -> Response:
 def _no_response(error: httpx.RequestError) -> NoResponse:
     """Whether the ranker may have the request depends on whether there was a connection."""
     is_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-    timed_out = isinstance(error, httpx.TimeoutException)
-    why = "been silent for too long" if timed_out else "broken the connection" if is_sent else "refused the connection"
-    return NoResponse(why, is_sent)
+    if isinstance(error, httpx.TimeoutException):
+        return NoResponse("been silent for too long", is_sent, is_timeout=True)
+    if _is_unresolved(error):
+        return NoResponse("a name that doesn't resolve", is_sent)
+    return NoResponse("broken the connection" if is_sent else "refused the connection", is_sent)
+
+
+def _is_unresolved(error: BaseException | None) -> bool:
+    """Whether a failed look-up of a name is the cause, or the cause of the cause."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _invalid(why: str) -> InvalidRequest:
+    return InvalidRequest("The request is invalid", why, "correct the request", type="invalid")
+
+
+def _encode(value: NamedRequest | Sequence[SentEvent]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:
+        raise _invalid(half_surrogates.WHY) from None
 
 
 def _decode(body: bytes, form: type[_Answer]) -> _Answer:

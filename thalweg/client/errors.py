@@ -1,13 +1,13 @@
 """Errors of the client.
 
 ClientError (a ThalwegError)
-├── Unreachable      no ranker has answered in time
+├── Unreachable      no ranker can be reached, or it broke off
 ├── InvalidRequest   the request is wrong: the same one is refused again
 ├── Unauthorized     no valid token, or one that lacks the scope
 ├── UnknownModel     no such model is served there
 ├── Overloaded       shed: ask later, or start more rankers
 ├── Unavailable      the ranker, or its Kafka, isn't ready: a later retry may help
-├── Expired          the request became older than its deadline
+├── Expired          no answer within the deadline
 └── Failed           a bug of the ranker, or an answer that isn't one of a ranker
 """
 
@@ -37,7 +37,7 @@ class ClientError(ThalwegError):
 
 
 class Unreachable(ClientError):
-    """No ranker has answered in time."""
+    """No ranker can be reached, or it broke off."""
 
 
 class InvalidRequest(ClientError):
@@ -61,7 +61,7 @@ class Unavailable(ClientError):
 
 
 class Expired(ClientError):
-    """The request became older than its deadline."""
+    """No answer within the deadline."""
 
 
 class Failed(ClientError):

@@ -1,7 +1,7 @@
 """Options of clients and of their calls."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from stream.events.types import Value
 
@@ -28,7 +28,7 @@ class RankOptions(TypedDict, total=False):
 
     `k` (10): items to return. `candidates`: items to rank; without any the ranker finds some. `deadline_ms`: how old
     the answer may be, with all tries. `request_id`: of your own, unique. `history` and `attributes`: the user's, where
-    the ranker shouldn't look them up.
+    the ranker shouldn't look them up. `rules`: names of the spec's rules, or rules of your own (docs/rules.md).
     """
 
     k: int
@@ -40,6 +40,7 @@ class RankOptions(TypedDict, total=False):
     history: Sequence[str] | None
     attributes: Mapping[str, Value] | None
     model: str
+    rules: Sequence[str | Mapping[str, Any]]
 
 
 class SendOptions(TypedDict, total=False):

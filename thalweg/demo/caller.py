@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from stream.events.codec import decode_events, decode_replies, encode_record
@@ -21,7 +21,7 @@ from thalweg.views.feature_names import read_entities
 
 ANSWER_S: Final = 10.0
 LEARNED_S: Final = 20.0
-FIGURES: Final = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes")
+FIGURES: Final = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes", "removed")
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,18 @@ class Caller:
         k: int = 10,
         candidates: Sequence[str] | None = None,
         context: Mapping[str, str | float] | None = None,
+        rules: Sequence[str | dict[str, Any]] = (),
     ) -> Answer:
         """One answer. Raises LogError when no ranker answers, DataError when a ranker replies with an error.
 
         `context`: what pages of this model come with. Without it a model that has always seen some may rank badly.
+        `rules`: see RankRequest.
         """
         request_id = uuid4().hex
         request = RankRequest(
             request_id, user, k, context=dict(context or {}),
             candidates=None if candidates is None else list(candidates), deadline_ms=int(ANSWER_S * 1000),
-            reply_to=ReplyTo(REPLIES.name, 0),
+            reply_to=ReplyTo(REPLIES.name, 0), rules=list(rules),
         )  # fmt: skip
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])

@@ -15,7 +15,7 @@ from producers.store.parameters import DAY_MS, preset
 from producers.store.scenario import load_scenario
 from producers.store.storefront import PAGE_ITEMS
 from stream.runtime.errors import SettingsError
-from stream.spec.spec_rules import near
+from stream.spec.suggestions import near
 from thalweg.experiment.ablations import ablation_figures, ablation_rows, ablation_table, run_settings, settings
 from thalweg.experiment.closed_loop import ALL_ARMS, PARTS
 from thalweg.experiment.experiment import ExperimentConfig, run_seeds

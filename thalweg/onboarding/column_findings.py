@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from stream.spec.columns import NUMBERS, POSITION, Column
-from stream.spec.spec import Spec
+from stream.spec.spec import ATTRIBUTE, Spec
 from thalweg.onboarding.columns import LIST, NUMBER, ObservedColumn, Origin
 from thalweg.onboarding.findings import Finding, problem_finding, share
 from thalweg.onboarding.survey import Survey
@@ -23,7 +23,7 @@ def column_findings(survey: Survey, spec: Spec) -> Iterator[Finding]:
         built_in = spec.built_in_columns()
         named = {
             name.removeprefix(f"{origin}."): column
-            for name, column in spec.columns().items()
+            for name, column in spec.readable_columns().items()
             if name.startswith(f"{origin}.") and not column.of and name not in (f"{origin}.id", POSITION, *built_in)
         }
         banded = {f"{short}_band" for short, column in named.items() if column.bands}
@@ -60,6 +60,8 @@ def _one_column(
         remedy = f"did you mean {near[0]!r}, which came?" if near else "write it, or drop it from the spec"
         yield Finding("warning", f"never:{name}", 1, f"{name} never came", "", remedy)
         return
+    if spec.type == ATTRIBUTE:
+        return  # rules read whatever there is
     first = ""
     odd = 0
     if spec.type == "number":

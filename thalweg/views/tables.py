@@ -13,6 +13,7 @@ NOTES = {
     "no_model": "there's no model yet: ordered by the items' static popularity",
     "no_history": "ranked without the user's history (Redis is slow, down, or was emptied)",
     "features_cut": "fewer items than asked for: with its features a longer page is over an event's 64 KiB",
+    "rules_cut": "fewer items than asked for: rules removed others",
     "no_user": "this user isn't described in 'users', or Redis is slow or down: ranked without attributes",
     "deadline": "cut off by the deadline: not all candidates were scored",
 }
@@ -28,7 +29,8 @@ def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
     """One reply: rank, item, title, probability, and what retrieved the item; below, the version that ranked it."""
     by = f"version {reply.version}, {reply.staleness_ms} ms stale" if reply.version else "no version yet"
     notes = [NOTES.get(note, note) for note in reply.notes]
-    caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *notes])
+    removed = [f"removed by {name}: {count}" for name, count in reply.removed.items()]
+    caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *removed, *notes])
     found = [f"{source} {rank}" for source, rank in zip(reply.sources, reply.source_ranks, strict=True)]
     heads = ["", "item", "title", "p", *(["retrieved as"] if found else [])]
     table = Table(*heads, title=f"for user {reply.user}", caption=caption, title_justify="left",

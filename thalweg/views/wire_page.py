@@ -37,11 +37,17 @@ which a ranker tells apart by the first byte:
 Replies are always by position, a list of them a record; readers skip what comes after the fields that they know.
 """
 
+NOW: Final = """
+The *model's now* is the event time up to which its live version has read, plus the time since that version was made.
+Where events are recent that is today. On a replayed log it is a time of that log: statistics fade by event time, and by
+today's they would all have faded. Without a version it is the ranker's clock.
+"""
+
 REQUEST: Final = {
     "request_id": "names the request and its page: unique, the reply has it; may be empty over HTTP only",
     "user": "the user's id",
     "k": f"how many items to return, 1 to {ITEMS_MAX:,}",
-    "time_ms": "event time, UTC, ms since 1970; 0: now",
+    "time_ms": "event time, UTC, ms since 1970; 0: the model's now, see below",
     "context": "context columns of the spec: texts and numbers",
     "candidates": f"1 to {ITEMS_MAX:,} distinct items to rank; null: the ranker finds some",
     "deadline_ms": f"how old the answer may be, from the broker's append time of the request; 0: {DEADLINE_MS:,}",
@@ -65,7 +71,7 @@ REPLY: Final = {
     "live_since_ms": "when this ranker took the version into use",
     "scored": "how many candidates were scored",
     "rank_us": "how long ranking took",
-    "notes": "what was left out: `deadline`, `no_history`, `no_model`, `no_user`, `features_cut`",
+    "notes": "what was left out: `deadline`, `no_history`, `no_model`, `no_user`, `features_cut`, `rules_cut`",
     "features": "of `items` in this order, opaque: send them back in the page's impression",
     "error": "why there is no list; empty: there is one",
     "time_ms": "event time by which it was ranked",
@@ -93,6 +99,7 @@ def page() -> str:
         HEAD
         + f"\n## Request (tag {tag_of(RankRequest)})\n{_table(RankRequest, REQUEST)}"
         + f"\n`reply_to`, by position a list without a tag, by name an object:\n\n{_table(ReplyTo, REPLY_TO)}"
+        + NOW
         + f"\nAn id has at most {ID_BYTES_MAX} bytes as UTF-8.\n"
         + f"\n## Reply (tag {tag_of(RankReply)})\n{_table(RankReply, REPLY)}"
         + f"\n### Kinds of errors\n| `kind` | meaning |\n|---|---|\n{kinds}"

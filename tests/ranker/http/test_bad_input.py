@@ -108,8 +108,8 @@ def test_good_requests_in_chunks_or_gzip_or_messagepack_are_the_same(ranker: Htt
     assert binary.headers["content-type"] == "application/msgpack"
     answers = [r.json() for r in (plain, chunked, packed)] + [msgspec.msgpack.decode(binary.content)]
     assert [answer["items"] for answer in answers] == [["a", "b"]] * 4
-    assert answers[0]["features"] == "AP8="
-    assert answers[3]["features"] == b"\x00\xff"
+    assert answers[0]["features"] == "AP8A/wD/AP8="
+    assert answers[3]["features"] == b"\x00\xff" * 4
 
 
 @pytest.mark.parametrize(

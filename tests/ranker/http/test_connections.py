@@ -1,20 +1,27 @@
 """Connections: slow, idle and many ones cost a bounded time and number, and nobody else anything."""
 
+import asyncio
 import os
+import re
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, suppress
 from typing import Final
+from unittest.mock import Mock
 
 import pytest
+from prometheus_client import REGISTRY
 
-from ranker.http.connection import Bounds
+from ranker.http.connection import HEAD_BYTES_MAX, PIPELINED_MAX, Bounds, QuietTransport
 from ranker.http.server import HttpServer, parse_address
 from stream.runtime.errors import SettingsError
 from tests.support.http_ranker import HttpRanker, http_ranker, read_to_end
+from tests.support.waiting import wait_until
 
 IDLE: Final = 10_000 if os.environ.get("SOAK") else 300
 HEAD: Final = b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n"
@@ -122,27 +129,83 @@ def test_who_does_not_read_is_cut_off() -> None:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         asked = b"GET /docs/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
 
-        def ask() -> None:
+        deaf.settimeout(1.0)
+        with suppress(OSError):
             while True:
                 deaf.sendall(asked)
-
-        with pytest.raises(OSError, match=r"reset|Broken pipe"):
-            ask()
+        wait_until(lambda: REGISTRY.get_sample_value("thalweg_ranker_http_connections") == 0)
         assert answers(ranker)
 
 
-def test_too_many_pipelined_requests_end_the_connection() -> None:
-    """What waits on one connection is bounded."""
+def test_who_does_not_read_the_last_answer_is_cut_off() -> None:
+    """A connection that is closed waits for as long as others for its client to read, not for ever."""
+
+    async def close(unsent: int) -> Mock:
+        transport = Mock(**{"is_closing.return_value": False, "get_write_buffer_size.return_value": unsent})
+        QuietTransport(transport, asyncio.get_running_loop(), 0.0).close()
+        await asyncio.sleep(0.01)
+        return transport
+
+    for unsent, aborted in ((1, 1), (0, 0)):
+        transport = asyncio.run(close(unsent))
+        assert (transport.close.call_count, transport.abort.call_count) == (1, aborted)
+
+
+def test_one_pipelined_request_too_many_is_refused_after_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """What waits on one connection is bounded: those before it are answered, it gets a 503, and the connection ends."""
     with http_ranker() as ranker:
         ranker.answerer.may_answer.clear()
         with ranker.connect() as connection:
             connection.sendall(HEAD + b"\r\n" + BODY)
-            ranker.answerer.is_answering.wait(20)
+            assert ranker.answerer.is_answering.wait(20)
             connection.sendall((HEAD + b"\r\n" + BODY) * 200)
             ranker.answerer.may_answer.set()
-            with suppress(ConnectionError):
-                assert read_to_end(connection).count(b"HTTP/1.1 200 OK") < 200
+            answers_ = read_to_end(connection)
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answers_) == [b"200"] * (1 + PIPELINED_MAX) + [b"503"]
+        assert b"connection: close" in answers_.rpartition(b"HTTP/1.1")[2]
         assert answers(ranker)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("bad", [b"GET / HTTP/1.1\r\nX: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n", b"no HTTP\r\n\r\n"])
+def test_a_bad_pipelined_request_costs_those_before_it_nothing(bad: bytes) -> None:
+    """They are answered first, each with its own answer."""
+    with http_ranker() as ranker, ranker.connect() as connection:
+        ranker.answerer.may_answer.clear()
+        connection.sendall(HEAD + b"\r\n" + BODY)
+        assert ranker.answerer.is_answering.wait(20)
+        connection.sendall(HEAD + b"\r\n" + BODY + bad)
+        ranker.answerer.may_answer.set()
+        statuses = re.findall(rb"HTTP/1.1 (\d+) ", read_to_end(connection))
+    assert statuses[:-1] == [b"200", b"200"]
+    assert statuses[-1] in (b"400", b"431")
+
+
+def test_a_pipelined_request_is_not_late_because_of_the_others() -> None:
+    """While it waits for the answers before its own, what is left of it isn't read: that time isn't the client's."""
+    with http_ranker(bounds=Bounds(10, body_s=0.1)) as ranker, ranker.connect() as connection:
+        ranker.answerer.may_read.clear()
+        connection.sendall(HEAD + b"\r\n" + BODY + HEAD + b"Connection: close\r\n\r\n" + BODY[:5])
+        time.sleep(0.4)
+        connection.sendall(BODY[5:])
+        ranker.answerer.may_read.set()
+        assert re.findall(rb"HTTP/1.1 (\d+) ", read_to_end(connection)) == [b"200", b"200"]
+
+
+@pytest.mark.parametrize("pipelined", [1, 3])
+def test_a_client_that_leaves_within_an_answer_is_no_error(pipelined: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is one that has sent further requests; nothing is logged."""
+    with http_ranker() as ranker:
+        ranker.answerer.may_read.clear()
+        with ranker.connect() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset at its close
+            connection.sendall((HEAD + b"\r\n" + BODY) * pipelined)
+            wait_until(lambda: ranker.admission.waiting)
+        assert ranker.client.get("/livez").status_code == 200
+        ranker.answerer.may_read.set()
+        wait_until(lambda: not ranker.admission.waiting)
+        assert answers(ranker)
+    assert not caplog.records
 
 
 def test_a_server_that_stops_answers_what_it_has() -> None:

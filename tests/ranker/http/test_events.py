@@ -83,12 +83,12 @@ def test_all_forms_are_the_same_events(ranker: HttpRanker) -> None:
     packed = gzip.compress(json.dumps([page]).encode())
     as_json = {"content-type": "application/json", "content-encoding": "gzip"}
     assert ranker.client.post("/v1/events", content=packed, headers=as_json).status_code == 200
-    binary = msgspec.msgpack.encode([PAGE | {"features": b"\x00\xff"}])
+    binary = msgspec.msgpack.encode([PAGE | {"features": b"\x00\xff" * 4}])
     answer = ranker.client.post("/v1/events", content=binary, headers={"content-type": "application/msgpack"})
     assert msgspec.msgpack.decode(answer.content)["written"] == 1
-    assert ranker.send(PAGE | {"features": "AP8="}).status_code == 200
+    assert ranker.send(PAGE | {"features": "AP8A/wD/AP8="}).status_code == 200
     first, second, third = written(ranker)
-    assert second == third == msgspec.structs.replace(first, features=b"\x00\xff")
+    assert second == third == msgspec.structs.replace(first, features=b"\x00\xff" * 4)
 
 
 def test_an_event_has_happened_by_its_arrival(ranker: HttpRanker) -> None:
@@ -120,6 +120,7 @@ BAD = {
     "an item without id": ITEM | {"item": ""},
     "an event over its limit": PAGE | {"features": "AAAA" * 22_000},
     "a lone surrogate": INSTALL | {"user": "\ud800"},
+    "features that aren't words": PAGE | {"features": "AAAA"},
 }
 
 
@@ -132,6 +133,7 @@ def test_a_bad_event_hinders_no_other(ranker: HttpRanker) -> None:
     for name, result in zip(BAD, results[::2], strict=True):
         assert (name, result["status"], result["id"]) == (name, "invalid", "")
         assert result["reason"]
+    assert "half of a surrogate pair" in results[2 * list(BAD).index("a lone surrogate")]["reason"]
     assert [result["status"] for result in results[1::2]] == ["written"] * len(BAD)
     assert answer.json()["rejected"] == len(BAD)
     assert len(written(ranker)) == len(BAD)

@@ -502,3 +502,20 @@ def _until(holds) -> None:  # type: ignore[no-untyped-def]  # a condition
             return
         patience.wait(0.02)
     raise AssertionError("it never became true")
+
+
+def test_a_stop_while_a_version_is_loaded_is_no_warning(
+    store: CountingStore, model: ToyModel, watcher: VersionWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The builder ends with the ranker: what it was building isn't missed."""
+    model.publish(store)
+    stop = threading.Event()
+
+    def ends(*_: object) -> Version:
+        stop.set()
+        raise StoreUnavailable("the process that builds versions has ended")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watcher, "_loader", type("Ending", (), {"load": ends}))
+        watcher.run(stop)
+    assert not caplog.records

@@ -192,3 +192,17 @@ def test_json_requests(bench: Bench) -> None:
     assert replies["3"][0].kind == "invalid"
     assert "kk" in replies["3"][0].error
     assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 2
+
+
+def test_half_of_a_surrogate_pair_silences_no_other_request(bench: Bench) -> None:
+    """In a list or alone it is one invalid request: a dead letter, and a reply where its id can be read."""
+    bad = rb'{"request_id": "%d", "user": "\ud800"}'
+    bench.log.send(
+        REQUESTS.name, 0, b'[{"request_id": "1", "user": "u"}, %s, {"request_id": "3", "user": "u"}]' % (bad % 2)
+    )
+    bench.log.send(REQUESTS.name, 1, bad % 4)
+    assert bench.answer_all() == 4
+    replies = bench.replies()
+    assert [replies[name][0].kind for name in "1234"] == ["", "invalid", "", "invalid"]
+    assert "half of a surrogate pair" in replies["2"][0].error
+    assert len(bench.log.reader(REQUESTS_DLQ.name, {0: START}).poll(0)) == 2

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from ranker.serving import service as module
 from ranker.serving.served_model import ModelSource
-from ranker.serving.service import RankerService
+from ranker.serving.service import KafkaOptions, RankerService
 from stream.events.codec import encode_record
 from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ
 from stream.events.types import RankReply, RankRequest
@@ -18,7 +18,7 @@ from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Log
 from stream.runtime.clock import now_ms
-from stream.runtime.errors import LogError, LogUnavailable, StoreUnavailable
+from stream.runtime.errors import LogError, LogUnavailable, SettingsError, StoreUnavailable
 from stream.snapshots.manifest import Decision
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
@@ -179,7 +179,7 @@ def test_a_broker_that_comes_late_is_waited_for(memory: MemoryLog, service: Rank
 
 def test_a_missing_topic_ends_it(service: RankerService) -> None:
     """What waiting won't mend ends the service with the error that says what to do."""
-    running = Running(service, lambda: MemoryLog({}, lambda: 1))
+    running = Running(service, lambda: MemoryLog({REPLIES.name: 1}, lambda: 1))
     running.thread.join(PATIENCE_S)
     assert "thalweg apply-topics" in str(running.failure)
     assert not service.live()[0]
@@ -244,3 +244,16 @@ def test_several_models_in_one_ranker(memory: MemoryLog) -> None:
     assert REGISTRY.get_sample_value("thalweg_ranker_staleness_seconds", {"model": "m"}) is not None
     running.end()
     assert running.failure is None
+
+
+def test_a_missing_topic_for_replies_ends_it_before_it_warms_up(
+    memory: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It's the caller's topic: `thalweg apply-topics` doesn't create it."""
+    warmed: list[object] = []
+    monkeypatch.setattr(module, "compile_kernels", warmed.append)
+    options = KafkaOptions(reply_topics=["nowhere"])
+    service = RankerService({"m": ModelSource(MemoryStore("m"), None)}, nothing_installed, threads=1, options=options)
+    with pytest.raises(SettingsError, match=r"nowhere, which doesn't exist: create it with Kafka's own tools"):
+        service.run(lambda: memory)
+    assert not warmed

@@ -7,6 +7,7 @@ import pytest
 
 from stream.events.codec import encode_record
 from stream.events.named_requests import decode_named, is_named, named_parts
+from stream.events.request_parts import request_parts
 from stream.events.types import REQUEST_BYTES_MAX, RankRequest, ReplyTo
 from stream.runtime.errors import BadEvent
 
@@ -54,8 +55,12 @@ BAD = [
     ("[1]", "object"),
     ('{"user": "u"', "truncated"),
     ("", "truncated"),
-    ('{"user": "\ud800"}'.encode("utf-8", "surrogatepass").decode("latin-1"), "not a request"),
+    ('{"user": "\ud800"}'.encode("utf-8", "surrogatepass").decode("latin-1"), "half of a surrogate pair"),
     (r'{"user": "\ud800"}', "half of a surrogate pair"),
+    (r'{"user": "\ud800 and more", "k": 3}', "half of a surrogate pair"),
+    (r'{"user": "\\ud800", "context": {}', "truncated"),
+    (r'{"user": "\ud83d\ude00", "context": {}', "truncated"),
+    ('{"user": "u", "context": {"hour": 3}', "truncated"),
     ("[" * 100_000, "object"),
 ]
 
@@ -84,3 +89,24 @@ def test_json_is_told_from_positional_records_by_its_first_byte() -> None:
     assert not any(is_named(encode_record([WHOLE] * n)) for n in (0, 1, 15, 16, 70_000))
     with pytest.raises(BadEvent, match="neither a JSON request nor a list of them"):
         named_parts(b'[{"user": "u"},')
+
+
+HALF = rb'{"request_id": "r\\2", "user": "\ud800", "history": ["\ud83d\ude00"]}'
+
+
+def test_half_of_a_surrogate_pair_costs_its_own_request_only() -> None:
+    """Of a list the others stay; what it has is its own bytes, and its id, if that is whole."""
+    good = json.dumps(NAMED).encode()
+    record = b"[" + good + b", \n " + HALF + b"," + good + b"]"
+    first, bad, last = request_parts(record)
+    assert first.request() == last.request() == WHOLE
+    assert bad.raw == HALF
+    with pytest.raises(BadEvent, match="half of a surrogate pair"):
+        bad.request()
+    names = bad.names()
+    assert names is not None
+    assert names.request_id == "r\\2"
+    (nameless,) = request_parts(rb'{"request_id": "\udc00", "user": "u"}')
+    assert nameless.names() is None
+    with pytest.raises(BadEvent, match="truncated"):
+        named_parts(record[:-1])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream.runtime.errors import SettingsError
-from stream.runtime.health import Health, run_file
+from stream.runtime.health import Health, check_alone, run_file
 from stream.runtime.settings import Settings
 
 
@@ -64,3 +64,20 @@ def test_a_taken_port_is_a_clear_error() -> None:
     with pytest.raises(SettingsError, match=f"{health.port}.*another port"):
         Health("127.0.0.1", health.port, lambda: (True, ""))
     health.close()
+
+
+def test_a_second_process_of_the_same_worker_does_not_start(tmp_path: Path) -> None:
+    """While the first one runs and its port answers; what it left behind when it was killed is no reason."""
+    settings = Settings(local=tmp_path, worker="a")
+    check_alone(settings, "ranker")
+    health = Health("127.0.0.1", 0, lambda: (True, "ok"), written_to=run_file(settings, "ranker"))
+    check_alone(settings, "ranker")  # ourselves
+    written = json.loads(run_file(settings, "ranker").read_text())
+    run_file(settings, "ranker").write_text(json.dumps(written | {"pid": os.getppid()}))
+    with pytest.raises(SettingsError, match=r"THALWEG_WORKER=a runs already .* a THALWEG_WORKER of its own"):
+        check_alone(settings, "ranker")
+    check_alone(settings.model_copy(update={"worker": "b"}), "ranker")
+    health.close()
+    check_alone(settings, "ranker")
+    run_file(settings, "ranker").write_text("{")
+    check_alone(settings, "ranker")

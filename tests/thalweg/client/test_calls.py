@@ -5,11 +5,20 @@ import pytest
 
 from ranker.http.problems import EXPIRED, FORBIDDEN, INVALID, KINDS, NOT_READY, SHED, HttpProblem, ProblemKind
 from thalweg.client.calls import Call, CallPlanner, NoResponse, Outcome, Pause, Response, Try, headers_of
-from thalweg.client.errors import ClientError, Failed, InvalidRequest, Overloaded, Unavailable, Unreachable, error_of
+from thalweg.client.errors import (
+    ClientError,
+    Expired,
+    Failed,
+    InvalidRequest,
+    Overloaded,
+    Unavailable,
+    Unreachable,
+    error_of,
+)
 from thalweg.client.retries import RESERVE, REST_S, Addresses, RetryBudget
 
 REFUSED = NoResponse("refused the connection", is_sent=False)
-SILENT = NoResponse("been silent for too long", is_sent=True)
+SILENT = NoResponse("been silent for too long", is_sent=True, is_timeout=True)
 ANSWER = Response(200, b"answer", None)
 CALL = Call("/v1/rank", lambda left_ms: str(left_ms).encode(), 1.0, 0.5)
 
@@ -93,6 +102,17 @@ def test_a_hung_address_leaves_time_for_another() -> None:
     waits = [step.wait_s for step in made if isinstance(step, Try)]
     assert waits == pytest.approx([0.5, 0.3, 0.2])
     assert [abs(int(step.body) - 1000 * step.wait_s) <= 1 for step in made if isinstance(step, Try)] == [True] * 3
+
+
+def test_no_answer_within_the_deadline_is_expired() -> None:
+    """A ranker that is silent for that long isn't blamed; one that is silent for less than it is."""
+    with pytest.raises(Expired, match="a hasn't answered in what was left of 1000 ms"):
+        World("a").run(SILENT, each_s=1.0)
+    world = World("a")
+    while world.budget.spend():
+        pass
+    with pytest.raises(Unreachable, match="a has been silent for too long"):
+        world.run(SILENT, each_s=0.1)
 
 
 def test_pauses_grow_with_jitter() -> None:

@@ -101,14 +101,15 @@ def test_rank(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     found = ask(
         "rank", address(ranker), "ann", k=2, candidates=("x", "y", "z"), context={"hour": 8.0}, request_id="r1",
         history=["a"], attributes={"age": 34.0, "likes": ["tea"]}, time_ms=5, deadline_ms=PATIENCE_MS, model="m",
+        rules=["varied", {"kind": "forbid", "items": ["z"]}],
     )  # fmt: skip
     assert isinstance(found, Ranked)
     assert (found.request_id, found.user, found.items, found.scores) == ("r1", "ann", ["x", "y"], [0.5, 0.5])
-    assert (found.version, found.features) == (3, b"\x00\xff")
+    assert (found.version, found.features) == (3, b"\x00\xff" * 4)
     [asked] = ranker.answerer.asked
     assert (asked.user, asked.k, asked.candidates, asked.context) == ("ann", 2, ["x", "y", "z"], {"hour": 8.0})
     assert (asked.history, asked.attributes, asked.time_ms) == (["a"], {"age": 34.0, "likes": ["tea"]}, 5)
-    assert asked.model == "m"
+    assert (asked.model, asked.rules) == ("m", ["varied", {"kind": "forbid", "items": ["z"]}])
     assert 0 < asked.deadline_ms <= PATIENCE_MS
 
 
@@ -123,7 +124,7 @@ def test_defaults(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
 
 def test_send(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     """Each event has its result; what is written has the time at which it was sent first."""
-    page = Ranked("r1", "ann", ["tea", "mug"], [0.5, 0.25], 3, features=b"\x01").impression(context={"a": 1.0})
+    page = Ranked("r1", "ann", ["tea", "mug"], [0.5, 0.25], 3, features=b"\x01" * 8).impression(context={"a": 1.0})
     installs = [Install(user="ann", item="tea"), Install(user="", item="x")]
     sent = ask("send", address(ranker), [Item(item="tea"), page, *installs])
     assert isinstance(sent, Sent)
@@ -133,7 +134,7 @@ def test_send(ranker: HttpRanker, ask: Callable[..., Any]) -> None:
     assert {type(event).__name__ for event in events} == {"Impression", "Install"}
     assert len(ranker.log.records(ITEMS.name)) == 1
     impression = next(event for event in events if type(event).__name__ == "Impression")
-    assert (impression.features, impression.version, impression.context) == (b"\x01", 3, {"a": 1.0})  # type: ignore[union-attr]
+    assert (impression.features, impression.version, impression.context) == (b"\x01" * 8, 3, {"a": 1.0})  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

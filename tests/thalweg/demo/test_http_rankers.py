@@ -48,7 +48,7 @@ def test_a_request_and_its_reply(ranker: HttpRanker) -> None:
     [reply] = received(rankers, 1)
     assert ranker.answerer.asked == [REQUEST]
     assert (reply.request_id, reply.user, reply.items, reply.scores) == ("r1", "ann", ["x", "y"], [0.5, 0.5])
-    assert (reply.version, reply.features, reply.error, reply.kind) == (3, b"\x00\xff", "", "")
+    assert (reply.version, reply.features, reply.error, reply.kind) == (3, b"\x00\xff" * 4, "", "")
     rankers.close()
 
 

@@ -204,6 +204,16 @@ def test_what_the_spec_does_not_read_is_reported() -> None:
     assert (one.severity, one.message) == ("fine", "the spec doesn't read user.shoe")
 
 
+def test_an_attribute_for_rules_is_read() -> None:
+    """It may have any values, and be always the same, but one that never came is misspelled."""
+    lines = sound()
+    lines[0]["attributes"] |= {"shoe": 43}
+    spec = SPEC.replace("[user]\n", '[user]\nshoe = "attribute"\nshooe = "attribute"\n', 1)
+    found = findings(lines, spec)
+    assert not {"unread", "constant:user.shoe", "missing:user.shoe"} & found.keys()
+    assert "never:user.shooe" in found
+
+
 def test_items_that_nobody_described_are_counted() -> None:
     """Items shown before their line came lack their attributes: counted, with the first."""
     lines = sound()
