@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
@@ -176,6 +177,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
     raw = msgspec.msgpack.encode((bytes.fromhex(digest_of(body)), body))
     decode_manifest(raw)
     return raw
+
+
+def encoded_as(stored: bytes, manifest: Manifest) -> bytes:
+    """`stored` if it's this manifest, which another build may have encoded; else its bytes by this build."""
+    with suppress(BadSnapshot):
+        if stored and decode_manifest(stored) == manifest:
+            return stored
+    return encode_manifest(manifest)
 
 
 def decode_manifest(raw: bytes) -> Manifest:
