@@ -44,6 +44,7 @@ REPLIES = Topic("rank.replies", retention_ms=HOUR_MS)  # ranked lists
 # Tombstones outlive the learner's memory of shown items: a ranker that starts doesn't retrieve deleted ones.
 ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of items
 USERS = Topic("users", compacted=True)  # static attributes of users
+FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
 EXAMPLES_DLQ = Topic("examples.dlq", partitions=1)  # what the learner rejected
@@ -53,7 +54,7 @@ ITEMS_DLQ = Topic("items.dlq", partitions=1, compacted=True)  # items that ranke
 USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that joiners rejected
 
 TOPICS = (
-    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES,
+    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, FORMATS,
     EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
 )  # fmt: skip
 DEAD_LETTERS = {topic.name.removesuffix(".dlq"): topic for topic in TOPICS if topic.name.endswith(".dlq")}

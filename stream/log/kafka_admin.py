@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import TOPICS, Topic
+from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
+from stream.log.format_level import raise_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
+from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError
 from stream.runtime.settings import Settings
 
@@ -63,6 +65,7 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force
 def apply_topics(settings: Settings, changes: list[Change]) -> None:
     """Create and alter topics as `plan_topics` returned, and wait until new topics are ready.
 
+    A deployment without a topic `events` is new: no earlier release runs in it, and this one's formats are written.
     Raises LogUnavailable, LogError.
     """
     new = {
@@ -84,6 +87,9 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
             _create(admin, new)
         if altered:
             admin.alter_configs(altered)
+    if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
+        with closing(KafkaLog(settings)) as log:
+            raise_level(log)
 
 
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:

@@ -19,7 +19,7 @@ from stream.joiner.commit_metadata import decode_commit, rule_differences
 from stream.joiner.join import Joiner
 from stream.joiner.state_store import StateStore
 from stream.runtime.errors import BadSnapshot
-from stream.runtime.formats import COMMIT, MANIFEST, table
+from stream.runtime.formats import COMMIT, LEVEL, MANIFEST, table
 from stream.snapshots.manifest import decode_manifest
 from stream.snapshots.payload import digest_of
 from stream.snapshots.version_files import VersionFiles
@@ -52,9 +52,9 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same files as this build writes them."""
+    """The same files as this build writes them before an upgrade is finalized."""
     folder = tmp_path_factory.mktemp("written") / "now"
-    main(folder)
+    main(folder, LEVEL - 1)
     return folder
 
 
@@ -168,6 +168,7 @@ def test_the_release_before_reads_what_this_build_writes(golden: Path, written: 
         assert now.read_bytes()[:8] == (golden / "checkpoints" / name).read_bytes()[:8]
         footer, _ = read_footer(now)
         assert msgspec.json.decode(footer.meta).keys() <= set(fields["Meta"])
+        assert not msgspec.json.decode(footer.meta).keys() & {"release"}, "which is of the format after it"
         for kind in (Footer, TableFooter):
             assert set(kind.__struct_fields__) <= set(fields[kind.__name__])
         chunks = {chunk.name for chunk in read_footer(golden / "checkpoints" / name)[0].chunks}

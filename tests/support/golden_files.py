@@ -26,6 +26,7 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_events import read_record
 from stream.joiner.state_store import StateStore
+from stream.runtime.formats import CHECKPOINT, LEVEL
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec_file import encode_spec
@@ -76,11 +77,11 @@ def emitted(joiner: Joiner, raw: bytes, offset: int) -> object:
     return msgspec.to_builtins((pages, part.organic[0]), builtin_types=(bytes,))
 
 
-def write_learner(folder: Path) -> None:
+def write_learner(folder: Path, level: int) -> None:
     """Spec and records of `examples`; a base and an increment; a version of a base and a delta; version numbers."""
     spec = msgspec.structs.replace(changing_spec(holdout=0.05), max_statistics=1_000, max_likenesses=1_000)
     log = mixed_log(spec, 3 * END)
-    model, files = Model(spec), CheckpointFiles(folder / "checkpoints")
+    model, files = Model(spec), CheckpointFiles(folder / "checkpoints", version=CHECKPOINT.at(level))
     checkpointer = Checkpointer(model, files, 0)
     store = MemoryStore(spec.name, now_us=lambda: 1_000 * START_MS)
     builder, token = VersionBuilder(model), store.take_token(TOKEN - 1)
@@ -135,13 +136,13 @@ def _json(value: Any) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value)) + b"\n"
 
 
-def main(folder: Path) -> None:
-    """Write all of it into a new folder."""
+def main(folder: Path, level: int = LEVEL) -> None:
+    """Write all of it into a new folder, at this format level."""
     folder.mkdir(parents=True)
     write_records(folder)
     write_fields(folder)
     write_joiner(folder)
-    write_learner(folder)
+    write_learner(folder, level)
     for name in ARCHIVED:
         shutil.make_archive(str(folder / name), "zip", folder / name)
         shutil.rmtree(folder / name)
