@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from learner.checkpoints.checkpoint import restore
 from learner.checkpoints.checkpoint_files import CheckpointFiles
@@ -63,8 +62,8 @@ def ranker(folder: Path, _first: int, last: int) -> object:
     """Scores of the golden pages, which the loader has compared with those of the learner."""
     files = VersionFiles(folder / "version")
     version = VersionLoader(files, "small").load(last)
-    pages = [np.frombuffer(page.features, np.uint64) for page in version.manifest.golden]
-    return [score_features(version, page).tolist() for page in pages]
+    pages = version.manifest.golden
+    return [score_features(version, page.features, len(page.scores)).tolist() for page in pages]
 
 
 def joiner(folder: Path, first: int, last: int) -> object:
