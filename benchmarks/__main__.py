@@ -17,6 +17,7 @@ NAMES = {
     "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
     "drift": "examples to recover after the world has turned, by the past's length; what forgetting costs on MovieLens",
+    "explain": "fidelity of the deep part's contributions by method, on MovieLens; p99 of an explanation",
     "explore_coverage": "how often 95 % intervals of off-policy estimates hold the truth, in 100 simulated logs",
     "holdout": "what held-out examples find and let pass, and what holding them out costs: throughput, pauses, AUC",
     "join": "the joiner on one core, Kafka to Kafka, against Faust's windowed tables; memory, latency, faults",

@@ -9,8 +9,9 @@ from producers.clock import Clock
 from producers.features import FeatureBuilder, JoinedEvent, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.codec import encode
-from stream.events.topics import EVENTS, ITEMS, USERS
+from stream.events.topics import EVENTS, ITEMS, NAMES, USERS
 from stream.events.types import Impression, Item, SourceEvent, Tick, User
+from stream.features.new_values import NewValues
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
 from stream.log.protocol import Log, partition_of
@@ -109,6 +110,7 @@ class _Player:
         self.producer = BatchingProducer(log, clock, options.linger_ms / 1_000, notify, stop)
         self._rate, self._clock, self._notify, self._progress, self._stop = options.rate, clock, notify, progress, stop
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, ITEMS.name, USERS.name)}
+        self._values = NewValues(clock.wall_ms)
         self._prepared: list[PreparedEvent] = []
         self._pages = 0  # put or prepared
         self._first_page_s: float | None = None
@@ -140,6 +142,8 @@ class _Player:
         prepared, self._prepared = self._prepared, []
         for joined in self.features.join(prepared):
             self._put(joined)
+        for key, value in self._values.take():
+            self.producer.send(NAMES.name, 0, value, key)
 
     def _prepare(self, event: WorldEvent) -> None:
         if isinstance(event, Impression):
@@ -150,7 +154,10 @@ class _Player:
             location = f"page {event.request_id}" if isinstance(event, Impression) else "event"
             self._reject(InvalidEvent(location, str(error)))
             return
-        self._pages += isinstance(event, Impression)
+        if isinstance(event, Impression):
+            self._pages += 1
+            if not event.features:  # else a ranker has named them
+                self._values.note(self.features.layout, event.context)
         if len(self._prepared) == JOINED_EVENTS:
             self.put_prepared()
 

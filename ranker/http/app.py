@@ -13,18 +13,21 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from ranker.explain.explainer import K_MAX
 from ranker.http.event_batch import EventList, EventsAnswer
 from ranker.http.events import EventsEndpoint
+from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.openapi import complete_document, openapi_config, post_operation
 from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
-from ranker.http.routes import EVENTS, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
+from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
 from ranker.http.tokens import Scope, Tokens, require
+from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
 from stream.events.named_requests import NamedRequest
-from stream.events.types import Item, Value
+from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
 
 STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
@@ -57,6 +60,7 @@ class Served:
 
     rank: RankEndpoint
     events: EventsEndpoint
+    explain: ExplainEndpoint
     models: Callable[[], list[ModelInfo]]
     item: Callable[[str], Item | None]
     ready: Check
@@ -71,7 +75,7 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
         exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
         logging_config=None,
         debug=False,
-        on_shutdown=[served.events.close],
+        on_shutdown=[served.events.close, served.explain.close],
     )
     rank, schemas = post_operation("Rank items for a user", NamedRequest, {200: ("the list", RankAnswer)}, {})
     del schemas[NamedRequest.__name__]["properties"]["reply_to"]  # for requests over Kafka
@@ -106,7 +110,20 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
             )
         return ItemInfo(found.item, found.title, found.popularity, found.attributes)
 
-    return [models, one_item]
+    @get(EXPLAIN, guards=[partial(_guard, tokens, "rank")], summary="Why a user's page is as it is")
+    async def explain(
+        request: Request[Any, Any, Any],
+        user: Annotated[str, Parameter(min_length=1, max_length=ID_BYTES_MAX, description="the user's id")],
+        item: Annotated[
+            str, Parameter(max_length=ID_BYTES_MAX, description="explain it alone, on the page or not")
+        ] = "",
+        k: Annotated[int, Parameter(ge=1, le=K_MAX, description="items of the page")] = 10,
+        model: Annotated[str, Parameter(max_length=ID_BYTES_MAX, description="empty: the ranker's first one")] = "",
+    ) -> Explanation:
+        """Context columns are given as `context.COLUMN=value`, rules as `rule=NAME` or as JSON, each several times."""
+        return await served.explain(request.query_params.multi_items())
+
+    return [models, one_item, explain]
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:
@@ -149,5 +166,8 @@ def _problem(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[
 def _framework_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     kind = STATUSES.get(error.status_code, FAILED)
     headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    why = f"{request.scope['method']} {request.scope['path'][:100]}"
+    wrong = [f"{one['key']}: {one['message']}" for one in error.extra or [] if isinstance(one, dict) and "key" in one]
+    if error.status_code == 400 and not wrong:
+        wrong = [error.detail[:300]]
+    why = "; ".join([f"{request.scope['method']} {request.scope['path'][:100]}", *wrong])
     return _problem(request, HttpProblem(kind, why, headers=headers))

@@ -34,6 +34,9 @@ NOT_FOUND: Final = ProblemKind("not_found", 404, "There is nothing here", "see /
 UNKNOWN_MODEL: Final = ProblemKind(
     "unknown_model", 404, "The model isn't served here", "GET /v1/models lists the models"
 )
+UNKNOWN_ITEM: Final = ProblemKind(
+    "unknown_item", 404, "The item isn't known here", "look at the id, or write the item: POST /v1/events, or Kafka"
+)
 NOT_ALLOWED: Final = ProblemKind("method_not_allowed", 405, "The method isn't allowed", "see the header Allow")
 NOT_ACCEPTABLE: Final = ProblemKind(
     "not_acceptable", 406, "No such form", "accept application/json or application/msgpack"
@@ -67,8 +70,9 @@ EXPIRED: Final = ProblemKind(
 )
 
 KINDS: Final[tuple[ProblemKind, ...]] = (
-    INVALID, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, UNKNOWN_MODEL, NOT_ALLOWED, NOT_ACCEPTABLE, TIMEOUT, TOO_LARGE,
-    UNSUPPORTED, FOREIGN_HOST, KEY_REUSED, HEADERS_TOO_LARGE, FAILED, SHED, NOT_READY, LOG_UNAVAILABLE, EXPIRED,
+    INVALID, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, UNKNOWN_MODEL, UNKNOWN_ITEM, NOT_ALLOWED, NOT_ACCEPTABLE, TIMEOUT,
+    TOO_LARGE, UNSUPPORTED, FOREIGN_HOST, KEY_REUSED, HEADERS_TOO_LARGE, FAILED, SHED, NOT_READY, LOG_UNAVAILABLE,
+    EXPIRED,
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from typing import Final
 
 RANK: Final = "/v1/rank"
 EVENTS: Final = "/v1/events"
+EXPLAIN: Final = "/v1/explain"
 MODELS: Final = "/v1/models"
 ITEMS: Final = "/v1/items/"
 LIVEZ: Final = "/livez"
@@ -12,7 +13,7 @@ METRICS: Final = "/metrics"
 DOCS: Final = "/docs"
 OTHER: Final = "other"
 
-_EXACT: Final = frozenset((RANK, EVENTS, MODELS, LIVEZ, READYZ, METRICS))
+_EXACT: Final = frozenset((RANK, EVENTS, EXPLAIN, MODELS, LIVEZ, READYZ, METRICS))
 
 
 def route_of(path: str) -> str:

@@ -9,6 +9,7 @@ from ranker.http.app import ModelInfo, Served, http_app
 from ranker.http.connection import Bounds
 from ranker.http.event_writer import EventWriter
 from ranker.http.events import EventsEndpoint
+from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import overload_of
 from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
@@ -29,8 +30,9 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     host, port = parse_address(address)
     tokens = Tokens(Path(settings.http_tokens) if settings.http_tokens else None, time.monotonic)
     check_exposure(host, tokens)
+    answerer = Answerer(service.models, service.profiles, now_ms, service.values)
     rank = RankEndpoint(
-        Answerer(service.models, service.profiles, now_ms),
+        answerer,
         service.admission,
         ready=service.ranks,
         now_ms=now_ms,
@@ -40,6 +42,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
     served = Served(
         rank,
         EventsEndpoint(EventWriter(lambda: service.log), RecentAnswers(time.monotonic), now_ms),
+        ExplainEndpoint(answerer, service.item, ready=service.ranks, now_ms=now_ms),
         lambda: [model_info(model, now_ms()) for model in service.models.values()],
         service.item,
         service.ranks,

@@ -168,8 +168,8 @@ def inputs_of(words: U64, positions: I64, sizes: I64, group: Group) -> DeepInput
 
 
 @kernel
-def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings, start: F32) -> F32:
-    """A group's part of the first layer: `start` + inputs · weights. float32 [n, len(start)]."""
+def dense_inputs(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings) -> F32:
+    """What a group's panels are multiplied with: pooled vectors, values, flags. float32 [n · width], flat."""
     ids, offsets, numbers = inputs
     boundaries, chosen = layer.boundaries, layer.group.columns
     n, lists, dim = numbers.shape[0], layer.group.deep.sides.shape[0], embeddings.unseen.shape[1]
@@ -185,10 +185,19 @@ def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings,
             number = numbers[r, c]
             row[pooled + c] = quantile(number, boundaries, chosen[c])
             row[pooled + columns + c] = np.float32(number != number)
-    out = np.empty((n, start.shape[0]), np.float32)
+    return x
+
+
+@kernel
+def activations_of(inputs: DeepInput, layer: InputLayer, embeddings: Embeddings, start: F32) -> F32:
+    """A group's part of the first layer: `start` + inputs · weights. float32 [n, len(start)]."""
+    n, outputs = inputs.numbers.shape[0], start.shape[0]
+    width = layer.group.deep.sides.shape[0] * embeddings.unseen.shape[1] + 2 * layer.group.columns.shape[0]
+    x = dense_inputs(inputs, layer, embeddings)
+    out = np.empty((n, outputs), np.float32)
     for r in range(n):
         out[r] = start
-    multiply(x, width, n, layer.panels, width, out, start.shape[0], False)
+    multiply(x, width, n, layer.panels, width, out, outputs, False)
     return out
 
 

@@ -51,6 +51,11 @@ def packed(weight: F32) -> F32:
     return out
 
 
+def unpacked(panels: F32, inputs: int) -> F32:
+    """The weight that `packed` took, with the zeros that filled its last panel. float32 [inputs, padded outputs]."""
+    return panels.reshape(-1, inputs, PANEL).transpose(1, 0, 2).reshape(inputs, -1) if inputs else panels.reshape(0, 0)
+
+
 def _emit(builder: Any, rows: int, given: Any) -> None:
     """out[r, :PANEL] += x[r, :] · panel for `rows` rows; then, if asked, no output is below zero. Addresses in."""
     x, panel, out, inputs, x_width, out_width, relu = given

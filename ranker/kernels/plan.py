@@ -54,7 +54,7 @@ class Plan:
         self.arrays = PlanArrays(
             layout.size_array, encoder.wide, self._matrices(), program.crosses, program.rules, history, self.item_id
         )
-        names = {name: self._group_of(name) for name in (*encoder.deep_lists, *encoder.deep_numbers)}
+        names = {name: self.group_of(name) for name in (*encoder.deep_lists, *encoder.deep_numbers)}
         self.user, self.item, self.pair = (
             self._group([name for name, group in names.items() if group == wanted]) for wanted in GROUPS
         )
@@ -77,7 +77,7 @@ class Plan:
         values = [first + int(c) for c in group.columns]
         return np.array([*pooled, *values, *(numbers + v for v in values)], np.int64)
 
-    def _group_of(self, name: str) -> str:
+    def group_of(self, name: str) -> str:
         """Whether an input is the same for all items of a page ("user"), all users ("item"), or neither."""
         if name in self.layout.user_lists or name in self.layout.user_numbers:
             return "user"

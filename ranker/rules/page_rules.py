@@ -123,6 +123,15 @@ class PageRules:
             keys[one.test.matches(candidates, self._values, self._attributes)] += np.log(boost.factor)
         return keys
 
+    def boosts(self, candidates: ItemRows) -> list[dict[str, float]]:
+        """Of each candidate: what each boost that matches it adds to its log odds, by the rule's name."""
+        found = [dict[str, float]() for _ in candidates.names]
+        for one, boost in self._boosts:
+            assert one.test is not None, "a boost is about items"
+            for i in np.flatnonzero(one.test.matches(candidates, self._values, self._attributes)).tolist():
+                found[i][one.name] = float(np.log(boost.factor))
+        return found
+
     def places(self, candidates: ItemRows, scores: F64, k: int) -> "RulePlaces":
         """The page's positions, for candidates with these probabilities [n]."""
         n, pins = len(scores), self._pinned(candidates.names, k)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from ranker import metrics
+from ranker.ranking.rank import NO_USER
 from ranker.serving.profile_reader import ProfileRead, ProfileReader
 from ranker.serving.served_model import ServedModel
 from stream.events.request_parts import RequestHead
 from stream.events.types import DEADLINE_MS, EXPIRED, FAILED, INVALID, SHED, UNKNOWN_MODEL, RankReply, RankRequest
+from stream.features.new_values import NewValues
 from stream.runtime.errors import BadEvent
 
 MODELS_NAMED: Final = 10  # in an error's text
@@ -58,12 +60,18 @@ def shed(request: Asked, queue_ms: float) -> RankReply:
 class Answerer:
     """Answers requests by the model that each names, else by the first of `models`. Threads may share it.
 
-    `now_ms` is the clock by which requests arrive.
+    `now_ms` is the clock by which requests arrive. `values` notes the values of requests, if they are to be named.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], profiles: ProfileReader, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        profiles: ProfileReader,
+        now_ms: Callable[[], int],
+        values: NewValues | None = None,
+    ) -> None:
         assert models, "a ranker serves at least one model"
-        self._models, self._profiles, self._now_ms = models, profiles, now_ms
+        self._models, self._profiles, self._now_ms, self._values = models, profiles, now_ms, values
         self._default = next(iter(models))
 
     def model(self, name: str) -> ServedModel | None:
@@ -118,6 +126,9 @@ class Answerer:
             log.exception("request %s of user %s can't be answered", request.request_id, request.user)
             return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
         metrics.LATENCY.observe(time.monotonic() - started_s)
+        if reply.version and self._values is not None and (served := model.watcher.served) is not None:
+            user = request.user if NO_USER in reply.notes else ""
+            self._values.note(served.version.plan.layout, request.context, request.attributes, user)
         if reply.version:
             metrics.STALENESS.labels(model.name).set(reply.staleness_ms / 1e3)
             model.watcher.freshness.replied(reply.version, self._now_ms())

@@ -17,12 +17,14 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
+from ranker.serving.name_writer import NameWriter
 from ranker.serving.profile_reader import ProfileReader, ReadProfiles
 from ranker.serving.reply_writer import ReplyWriter, reply_partitions
 from ranker.serving.request_loop import RequestLoop
 from ranker.serving.served_model import ModelSource, ServedModel
 from stream.events.topics import REQUESTS
 from stream.events.types import Item
+from stream.features.new_values import NewValues
 from stream.log.protocol import Acks, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import LogError, LogUnavailable
@@ -86,6 +88,7 @@ class RankerService:
         self._caches = {name: EntityCache() for name in sources}
         self.models = {name: self._model(name, source) for name, source in sources.items()}
         self.profiles = ProfileReader(read, quick=quick)
+        self.values = NewValues(now_ms)
         self._is_warm = False
         self._threads: list[threading.Thread] = []
         self._failures: list[BaseException] = []
@@ -153,6 +156,7 @@ class RankerService:
             return
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
+        self._start("names", NameWriter(self.values, connect).run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
@@ -190,7 +194,7 @@ class RankerService:
                     open_.enter_context(closing(one))
             if reader is None or sender is None:
                 return
-            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms)
+            answerer = Answerer({name: self.models[name]}, self.profiles, now_ms, self.values)
             loop = RequestLoop(
                 reader, ReplyWriter(sender, partitions), answerer, self.admission, now_ms, model=name,
                 answers_unnamed=is_first and options.answers_unnamed,

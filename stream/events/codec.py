@@ -31,6 +31,7 @@ from stream.events.types import (
     BadPart,
     DeadLetter,
     Examples,
+    FeatureName,
     History,
     Item,
     Organic,
@@ -85,6 +86,9 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_id("item", entity.item)
     if isinstance(entity, User | History):
         check_id("user", entity.user)
+    if isinstance(entity, FeatureName):
+        check_id("column", entity.column)
+        check_id("value", entity.text)
     return entity
 
 

@@ -9,6 +9,7 @@ HOUR_MS = 3_600_000
 class Topic:
     """A declared topic. `partitions` 0 means the setting `partitions`.
 
+    A topic that isn't `compacted` retains records for `retention_ms`; so does a compacted one that `expires`.
     `tombstones_ms`: how long a compacted topic retains tombstones; 0: the broker's default.
     """
 
@@ -17,19 +18,21 @@ class Topic:
     compacted: bool = False
     retention_ms: int = 7 * 24 * HOUR_MS
     tombstones_ms: int = 0
+    expires: bool = False
 
     def config(self, replication: int = 1) -> dict[str, str]:
         """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime.
 
         A record is acknowledged once all but one of its replicas have it.
         """
+        policies = {"compact": self.compacted, "delete": self.expires or not self.compacted}
         config = {
-            "cleanup.policy": "compact" if self.compacted else "delete",
+            "cleanup.policy": ",".join(policy for policy, holds in policies.items() if holds),
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(2 * 1024 * 1024),
             "min.insync.replicas": str(max(1, replication - 1)),
         }
-        if not self.compacted:
+        if policies["delete"]:
             config["retention.ms"] = str(self.retention_ms)
         if self.tombstones_ms:
             config["delete.retention.ms"] = str(self.tombstones_ms)
@@ -46,6 +49,8 @@ ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # stati
 USERS = Topic("users", compacted=True)  # static attributes of users
 FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
+# Rankers write a value again every day that it's in use: what is older than the topic's retention isn't.
+NAMES = Topic("feature.names", partitions=1, compacted=True, retention_ms=30 * 24 * HOUR_MS, expires=True)
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
 EXAMPLES_DLQ = Topic("examples.dlq", partitions=1)  # what the learner rejected
 REQUESTS_DLQ = Topic("rank.requests.dlq", partitions=1)  # requests that a ranker rejected
@@ -54,7 +59,7 @@ ITEMS_DLQ = Topic("items.dlq", partitions=1, compacted=True)  # items that ranke
 USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that joiners rejected
 
 TOPICS = (
-    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, FORMATS,
+    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, NAMES, FORMATS,
     EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
 )  # fmt: skip
 DEAD_LETTERS = {topic.name.removesuffix(".dlq"): topic for topic in TOPICS if topic.name.endswith(".dlq")}

@@ -200,6 +200,13 @@ class Organic(msgspec.Struct, array_like=True, tag=11, gc=False, frozen=True):
     ingest_ms: int = 0
 
 
+class FeatureName(msgspec.Struct, array_like=True, tag=12, gc=False, frozen=True):
+    """The text behind a hashed value of a column, such as context.device: one record of `feature.names`."""
+
+    column: str
+    text: str
+
+
 SourceEvent = Impression | Install | Tick
 BadPart = tuple[bytes, str]  # rejected bytes, and the reason
 TrainingEvent = Examples | Organic  # of a record of `examples`

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     http_tokens: str = Field(
         "", description="file of bearer tokens for HTTP; without one, HTTP is for loopback only and `admin` is off"
     )
+    http_token: SecretStr = Field(
+        SecretStr(""), description="token that `thalweg explain` sends to a ranker over HTTP; never shown"
+    )
     http_hosts: str = Field(
         "", description="names by which clients may call a ranker over HTTP, comma separated, beside its address"
     )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from producers.replay import ReplayOptions, ReplayResult, replay
 from producers.source import PAUSE, InvalidEvent, SourceElement, WorldEvent
 from stream.events.codec import decode_entity, decode_events
-from stream.events.topics import TOPICS
-from stream.events.types import Examples, Impression, Install, Item, SourceEvent, Tick, User
+from stream.events.topics import NAMES, TOPICS
+from stream.events.types import Examples, FeatureName, Impression, Install, Item, SourceEvent, Tick, User
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
 from stream.log.memory_log import MemoryLog
@@ -281,3 +281,16 @@ def test_progress_comes_about_once_a_second() -> None:
     source = [page(f"r{n}", n) for n in range(50)]
     play(memory(), source, options=ReplayOptions(10.0), progress=lambda played: reports.append(played.pages))
     assert reports == [11, 21, 31, 41, 50]
+
+
+def test_values_of_contexts_are_named() -> None:
+    """Whoever computes a page's features names what only the page's context says, each value once."""
+    log = memory()
+    play(log, [page(f"r{n}", n, device=device) for n, device in enumerate(("tv", "car", "tv"))])
+    found = [decode_entity(record.value or b"", FeatureName) for record in records(log, NAMES.name)]
+    assert found == [FeatureName("context.device", "tv"), FeatureName("context.device", "car")]
+    ranked = [one for events in written(log).values() for one in events if isinstance(one, Impression)]
+    again = memory()
+    play(again, [msgspec.structs.replace(one, context={"device": "fridge"}) for one in ranked])
+    assert len(ranked) == 3
+    assert records(again, NAMES.name) == []

@@ -15,6 +15,7 @@ from ranker.http.app import ModelInfo, Served, http_app
 from ranker.http.connection import Bounds
 from ranker.http.event_writer import EventWriter
 from ranker.http.events import EventsEndpoint
+from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import overload_of
 from ranker.http.idempotency import RecentAnswers
 from ranker.http.ranking import RankEndpoint
@@ -80,6 +81,9 @@ class FakeAnswerer:
             request.request_id, request.user, items, [0.5] * len(items), 3, features=b"\x00\xff" * 4, time_ms=now_ms()
         )
 
+    def model(self, name: str) -> None:
+        """No model can be explained."""
+
     def observe(self, reply: RankReply, arrived_ms: int) -> None:
         """Remember it."""
         self.observed.append(reply)
@@ -133,6 +137,12 @@ class HttpRanker:
         served = Served(
             rank,
             EventsEndpoint(writer, RecentAnswers(time.monotonic), now_ms, ack_s=ack_s),
+            ExplainEndpoint(
+                self.answerer,  # type: ignore[arg-type]  # as much of one as bad queries reach
+                KNOWN.get,
+                ready=lambda: (self.is_ready, "as the test wants"),
+                now_ms=now_ms,
+            ),
             lambda: [ModelInfo("m", 3, 1, 2)],
             KNOWN.get,
             lambda: (self.is_ready, "as the test wants"),

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 from learner.training.progressive_validation import auc_of
-from stream.runtime.errors import DataError
 from stream.tables.dtypes import F32, F64
 from thalweg.backtest.backtest import Scores, auc_counts
+from thalweg.views.figure_file import save_figure
 
 POINTS: Final = 40
 BINS: Final = 20  # of a reliability diagram
@@ -142,15 +142,3 @@ def _draw_reliability(axes: Any, reliable: Sequence[Reliability]) -> None:
     low = min(float(one.predicted.min()) for one in drawn)
     high = max(float(side.max()) for one in drawn for side in (one.predicted, one.came))
     axes.plot([low, high], [low, high], color="black", linewidth=0.8)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write and close a figure. Raises DataError."""
-    import matplotlib.pyplot as plt
-
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as bad:
-        raise DataError(f"{path} can't be written: {bad}; name another file ending in .png with --plot") from None
-    finally:
-        plt.close(figure)

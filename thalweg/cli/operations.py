@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
+from thalweg.cli.explain import explain
 from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.retrain import evolve, retrain
 from thalweg.cli.snapshots import snapshots
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 operations = typer.Typer()
 operations.add_typer(snapshots, name="snapshots")
+operations.command()(explain)
 operations.command()(retrain)
 operations.command()(evolve)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from stream.tables.dtypes import F64
-from thalweg.backtest.plots import COLOURS, save_figure
+from thalweg.backtest.plots import COLOURS
 from thalweg.experiment.report import BASELINE, PAPER, regrets, rows
 from thalweg.experiment.seed_figures import SeedFigures
+from thalweg.views.figure_file import save_figure
 
 
 def write_png(path: Path, seeds: Sequence[SeedFigures], title: str) -> None:

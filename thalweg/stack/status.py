@@ -41,6 +41,11 @@ class Service:
         except (OSError, ValueError, TypeError):
             return None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs."""
+        return start_time(self.pid) is not None
+
     def get(self, path: str) -> tuple[int, str]:
         """HTTP status and body of a path; status 0: no answer."""
         try:
@@ -83,7 +88,7 @@ class Service:
     def status(self) -> ServerStatus:
         """Its state now."""
         name, address = f"{self.room} {self.worker}", f"{self.host}:{self.port}"
-        if start_time(self.pid) is None:
+        if not self.is_running:
             return ServerStatus(name, "stopped", address, self.pid, "it ended without saying so")
         code, body = self.get("/readyz")
         state = {200: "up", 503: "starting"}.get(code, "silent")

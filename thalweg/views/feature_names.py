@@ -1,24 +1,24 @@
 """Names for hashed feature keys: the values behind a wide weight, found by hashing all known values.
 
 A key can't be inverted. But all keys of a cross-product can be computed from the known items and users and compared:
-1,700 items by 1,700 are three million, and take less than a second. Values that only requests have (`context.*`)
-aren't known here.
+1,700 items by 1,700 are three million, and take less than a second. Values that only requests have (`context.*`) are
+named in the topic `feature.names`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from stream.events.codec import decode_entity
-from stream.events.topics import ITEMS, USERS
-from stream.events.types import Item, User, Value
+from stream.events.topics import ITEMS, NAMES, USERS
+from stream.events.types import FeatureName, Item, User
 from stream.features.encoder import Encoder
-from stream.features.page_features import Layout, id_of, texts_of
+from stream.features.page_features import Layout
+from stream.features.value_names import ValueNames
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
-from stream.spec.built_in_columns import HOUR, WEEKDAY
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
@@ -27,7 +27,7 @@ from thalweg.audit.log_scan import read_range
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: the keys of a larger one stay unnamed
 
 
-E = TypeVar("E", Item, User)
+E = TypeVar("E", Item, User, FeatureName)
 
 
 def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
@@ -42,41 +42,20 @@ def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
             continue
 
 
-class FeatureNames:
-    """The values of a layout's categories, by column and id."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.values: dict[str, dict[int, str]] = {name: {} for name in (*layout.user_lists, *layout.item_lists)}
-        for name, column in layout.columns.items():
-            if column.bands:
-                self._add_bands(f"{name}_band", column.bands)
-        for name, count in ((HOUR, 24), (WEEKDAY, 7)):
-            if name in self.values:
-                self.values[name] = {id_of(layout.seeds[name], str(value)): str(value) for value in range(count)}
-        self._of_items = [name for name in self.values if layout.seeds[name] == layout.seeds["item.id"]]
+class FeatureNames(ValueNames):
+    """The values of a layout's categories, and the names of the wide keys that they make."""
 
     @classmethod
     def read(cls, log: Log, layout: Layout) -> "FeatureNames":
-        """Those of all items and users in the log."""
+        """Those of all items and users in the log, and of requests lately. Raises LogError."""
         names = cls(layout)
         for item in read_entities(log, ITEMS.name, Item):
             names.add_item(item)
         for user in read_entities(log, USERS.name, User):
             names.add_user(user)
+        for named in read_entities(log, NAMES.name, FeatureName):
+            names.add(named.column, named.text)
         return names
-
-    def add_item(self, item: Item) -> None:
-        """Add an item's values; its id is a value of the history and its newest too, and is shown with the title."""
-        shown = f"{item.item} {item.title}".strip()
-        for name in self._of_items:
-            self.values[name][id_of(self.layout.seeds[name], item.item)] = shown
-        self._add_attributes("item", item.attributes)
-
-    def add_user(self, user: User) -> None:
-        """Add a user's values."""
-        self.values["user.id"][id_of(self.layout.seeds["user.id"], user.user)] = user.user
-        self._add_attributes("user", user.attributes)
 
     def of_keys(self, encoder: Encoder, keys: U64) -> dict[int, str]:
         """Names of wide keys, `column=value x column=value`; the cross alone where no known values make the key."""
@@ -112,17 +91,6 @@ class FeatureNames:
             ]
             found[int(wanted[key])] = " x ".join(values)
         return found
-
-    def _add_attributes(self, origin: str, attributes: Mapping[str, Value]) -> None:
-        for key, value in attributes.items():
-            name = f"{origin}.{key}"
-            if name in self.values:
-                self.values[name].update({id_of(self.layout.seeds[name], text): text for text in texts_of(value)})
-
-    def _add_bands(self, name: str, bands: Sequence[float]) -> None:
-        edges = ["", *(f"{band:g}" for band in bands), ""]
-        for band in range(len(bands) + 1):
-            self.values[name][id_of(self.layout.seeds[name], str(band))] = f"[{edges[band]}, {edges[band + 1]})"
 
 
 @kernel

@@ -16,10 +16,10 @@ from ranker.http.idempotency import HEADER
 from tests.support.http_ranker import HttpRanker, http_ranker
 
 EXAMPLES = 25
-POSTS = ("/v1/rank", "/v1/events")
+CHECKED = (("/v1/rank", "POST"), ("/v1/events", "POST"), ("/v1/explain", "GET"))
 GETS = ("/v1/models", "/v1/items/{item}", "/livez", "/readyz")
 CASES = [
-    *((path, "POST", mode) for path in POSTS for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)),
+    *((*call, mode) for call in CHECKED for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)),
     *((path, "GET", GenerationMode.POSITIVE) for path in GETS),  # nothing of them can be invalid
 ]
 

@@ -1,80 +1,29 @@
 """A whole ranker, asked over HTTP: the same answers as over the log."""
 
 import base64
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
+import msgspec
 import pytest
 
 from ranker.http.serve import serve_http
 from ranker.serving.served_model import ModelSource
 from ranker.serving.service import RankerService
-from stream.events.codec import decode_replies, encode, encode_record
-from stream.events.topics import ITEMS, REPLIES, REQUESTS, REQUESTS_DLQ, USERS
-from stream.events.types import RankReply, RankRequest
-from stream.history.profiles import UserProfile
-from stream.log.memory_log import MemoryLog
+from stream.events.codec import decode_entity
+from stream.events.named_explanations import Explanation
+from stream.events.topics import NAMES
+from stream.events.types import FeatureName, RankRequest
 from stream.log.protocol import START
-from stream.runtime.errors import LogError, SettingsError
+from stream.runtime.errors import SettingsError
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
-from tests.support.random_models import ToyModel, items, some_spec
+from tests.support.memory_ranker import Whole, nobody_has_anything
+from tests.support.random_models import items
 from tests.support.waiting import wait_until
-
-
-def nobody_has_anything(users: Sequence[str]) -> dict[str, UserProfile]:
-    """Histories of these users."""
-    return {user: UserProfile([], {}) for user in users}
-
-
-class Whole:
-    """A ranker on a log and a store in memory, with HTTP beside."""
-
-    def __init__(self, settings: Settings) -> None:
-        topics = (REQUESTS, REPLIES, REQUESTS_DLQ, ITEMS, USERS)
-        self.log = MemoryLog({topic.name: 1 for topic in topics}, lambda: int(time.time() * 1e3))
-        for item in items(30):
-            self.log.send(ITEMS.name, 0, encode(item), item.item.encode())
-        store = MemoryStore("m")
-        ToyModel(some_spec(np.random.default_rng(5), ["wide", "deep"]), 5).publish(store)
-        self.service = RankerService({"m": ModelSource(store)}, nobody_has_anything, threads=2)
-        self.http = serve_http(settings, "127.0.0.1:0", self.service)
-        self.client = httpx.Client(base_url=f"http://{self.http.address}", timeout=30.0)
-        self.failure: BaseException | None = None
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.service.run(lambda: self.log, self.http.close)
-        except LogError as bad:
-            self.failure = bad
-
-    def over_the_log(self, request: RankRequest) -> RankReply:
-        """Ask over the log."""
-        self.log.send(REQUESTS.name, 0, encode_record([request]))
-        reader = self.log.reader(REPLIES.name, {0: START})
-        found: list[RankReply] = []
-
-        def replied() -> bool:
-            for record in reader.poll(0.05):
-                found.extend(r for r in decode_replies(record.value or b"") if r.request_id == request.request_id)
-            return bool(found)
-
-        wait_until(replied)
-        return found[0]
-
-    def end(self) -> None:
-        """Stop it."""
-        self.client.close()
-        self.service.stop.set()
-        self.thread.join(30)
-        assert not self.thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +62,49 @@ def test_models_and_items_are_shown(whole: Whole) -> None:
     assert whole.client.get(f"/v1/items/{first.item}").json()["attributes"] == first.attributes
     assert whole.client.get("/v1/items/nothing").status_code == 404
     assert whole.client.post("/v1/rank", json={"user": "u", "model": "other"}).status_code == 404
+
+
+def test_a_page_is_explained(whole: Whole) -> None:
+    """The page that a request would get now, item by item, or one item, on it or not; but no item that isn't known."""
+    time_ms = 1_700_000_000_000
+    ranked = whole.client.post("/v1/rank", json={"user": "u", "k": 3, "context": {"device": "x"}, "time_ms": time_ms})
+    page = whole.client.get("/v1/explain?user=u&k=3&context.device=x").json()
+    assert (page["user"], page["model"], page["version"], len(page["items"])) == ("u", "m", 1, 3)
+    assert page["scored"] == ranked.json()["scored"]
+    for item in (page["items"][0]["item"], "i29"):
+        answer = whole.client.get("/v1/explain", params={"user": "u", "item": item, "model": "m"})
+        (one,) = msgspec.json.decode(answer.content, type=Explanation).items
+        assert one.item == item
+        assert one.bias + one.wide + one.deep == pytest.approx(one.logit, abs=1e-5)
+        assert one.deep_terms
+    unknown = whole.client.get("/v1/explain?user=u&item=i999")
+    assert unknown.status_code == 404
+    assert "no item 'i999' is described" in unknown.json()["detail"]
+    assert whole.client.get("/v1/explain?user=u&model=other").status_code == 404
+
+
+def test_values_of_requests_are_named(whole: Whole) -> None:
+    """What only requests say is written to `feature.names`, whichever way they come in."""
+    whole.client.post("/v1/rank", json={"user": "u", "context": {"device": "over-http"}})
+    whole.over_the_log(RankRequest("named", "u", context={"device": "over-kafka"}))
+    reader, found = whole.log.reader(NAMES.name, {0: START}), set[str]()
+
+    def are_named() -> bool:
+        found.update(decode_entity(record.value or b"", FeatureName).text for record in reader.poll(0.05))
+        return {"over-http", "over-kafka"} <= found
+
+    wait_until(are_named)
+
+
+def test_explanations_are_few_at_a_time(whole: Whole) -> None:
+    """Many at once are answered one after the other, or shed with 503; lists are answered meanwhile."""
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(whole.client.get, "/v1/explain?user=u") for _ in range(64)]
+        assert whole.client.post("/v1/rank", json={"user": "u"}).status_code == 200
+        found = [one.result() for one in asked]
+    assert {one.status_code for one in found} <= {200, 503}
+    assert all(one.headers["retry-after"] == "1" for one in found if one.status_code == 503)
+    assert any(one.status_code == 200 for one in found)
 
 
 def test_it_does_not_start_where_others_could_call(tmp_path: Path) -> None:

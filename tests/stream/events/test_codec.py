@@ -25,6 +25,7 @@ from stream.events.codec import (
 from stream.events.types import (
     DeadLetter,
     Examples,
+    FeatureName,
     History,
     Impression,
     Install,
@@ -101,6 +102,7 @@ GOLDEN = [
     (User("u1", {"age": 24.0}), "9308a2753181a3616765cb4038000000000000"),
     (History("u1", "a", 2_000), "9409a27531a161cd07d0"),
     (Organic("u1", "a", 2_000, "i1", "r1", 2_001), "970ba27531a161cd07d0a26931a27231cd07d1"),
+    (FeatureName("context.device", "phone"), "930cae636f6e746578742e646576696365a570686f6e65"),
     (DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42), "970ac401c1a84261644576656e74a3776879a66576656e7473012a"),
 ]
 

@@ -6,7 +6,7 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import DEAD_LETTERS, HOUR_MS, ITEMS, TOPICS, USERS, Topic
+from stream.events.topics import DEAD_LETTERS, HOUR_MS, ITEMS, NAMES, TOPICS, USERS, Topic
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_client import client_options
@@ -47,11 +47,13 @@ def test_a_record_counts_as_written_when_all_replicas_but_one_have_it() -> None:
         assert {n: topic.config(n)["min.insync.replicas"] for n in wanted} == wanted
 
 
-def test_a_compacted_topic_never_expires() -> None:
-    """Compacted topics have no retention time; all others have one."""
+def test_a_compacted_topic_never_expires_unless_it_is_for_what_is_in_use() -> None:
+    """Compacted topics have no retention time, but names of values; all others have one."""
     for topic in TOPICS:
         config = topic.config()
-        assert ("retention.ms" in config) == (config["cleanup.policy"] == "delete") == (not topic.compacted)
+        assert config["cleanup.policy"].startswith("compact") == topic.compacted
+        assert ("retention.ms" in config) == config["cleanup.policy"].endswith("delete")
+        assert config["cleanup.policy"].endswith("delete") == (not topic.compacted or topic is NAMES)
 
 
 def test_tombstones_of_items_outlive_what_learners_remember() -> None:

@@ -18,7 +18,7 @@ COMMANDS = [
     "up", "down", "status", "doctor", "apply-topics", "data movielens", "data openbandit", "replay", "init", "check",
     "backtest", "run joiner", "run learner", "run ranker",
     "rank", "send-install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
-    "retrain", "evolve", "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
+    "explain", "retrain", "evolve", "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
     "snapshots unpin", "snapshots rollback", "snapshots verify",
 ]  # fmt: skip
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from stream.events.codec import encode
-from stream.events.topics import ITEMS, USERS
-from stream.events.types import Item, User
+from stream.events.topics import ITEMS, NAMES, USERS
+from stream.events.types import FeatureName, Item, User
 from stream.features.encoder import Encoder, one_page
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.log.memory_log import MemoryLog
@@ -31,21 +31,22 @@ features = ["item.tags"]
 
 
 def test_every_known_key_gets_its_name() -> None:
-    """Keys of a page are named by the values that made them; values that only requests have stay unknown."""
+    """Keys of a page are named by the values that made them: of items, of users, and of requests."""
     layout = Layout(SPEC)
     encoder, catalogue = Encoder(SPEC, layout), Catalogue(layout)
-    log = MemoryLog({ITEMS.name: 1, USERS.name: 1}, lambda: 1)
+    log = MemoryLog({ITEMS.name: 1, USERS.name: 1, NAMES.name: 1}, lambda: 1)
     for item in (Item("a", {"tags": ["x"]}, "Aye"), Item("b", {"tags": ["y", "z"]})):
         catalogue.put(item)
         log.send(ITEMS.name, 0, encode(item), item.item.encode())
     log.send(ITEMS.name, 0, b"\xff", b"broken")
     log.send(USERS.name, 0, encode(User("u", {"age": 30.0})), b"u")
+    log.send(NAMES.name, 0, encode(FeatureName("context.device", "phone")), b"k")
     user = layout.user("u", {"age": 30.0}, ["a"], {"device": "phone"})
     keys = encoder.wide_keys(one_page(build_page(layout, user, catalogue, catalogue.rows(["b"])))).keys
     names = FeatureNames.read(log, layout)
     assert names.of_keys(encoder, keys) == dict(zip(keys.tolist(), [
         "user.id=u",
-        "context.device = ?",
+        "context.device=phone",
         "user.age_band=[18, 40)",
         "user.history=a Aye x item.id=b",
         "user.id=u x item.tags=y x user.age_band=[18, 40)",

@@ -1,0 +1,136 @@
+"""The two parts of a model in terms of weights and columns, over random models of random specs."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+
+from ranker.explain.deep_part import DeepPart
+from ranker.explain.wide_part import WideWeight, name_of, wide_part
+from ranker.versions.model import Version
+from ranker.versions.version_loader import load_version
+from stream.events.types import Item
+from stream.features.encoder import one_page
+from stream.features.page_features import id_of
+from stream.features.page_kernels import open_page
+from stream.features.serve_as import as_served
+from stream.features.value_names import ValueNames
+from stream.snapshots.memory_store import MemoryStore
+from stream.tables.dtypes import U64
+from stream.tables.hash_kernels import mix
+from tests.support.random_models import ToyModel, some_spec
+
+SEEDS = st.integers(0, 2**32 - 1)
+PARTS = st.sampled_from([["wide", "deep"], ["wide"], ["deep"]])
+
+
+def served(seed: int, parts: list[str]) -> tuple[ToyModel, Version]:
+    """A random model and its second version."""
+    model, store = ToyModel(some_spec(np.random.default_rng(seed), parts), seed), MemoryStore("m")
+    model.publish(store, "base")
+    model.learn(2)
+    model.publish(store)
+    return model, load_version(store, "m", 2)
+
+
+def deep_of(version: Version) -> DeepPart:
+    """The deep part of a version that has one."""
+    assert version.tower is not None
+    return DeepPart(version.plan, version.tower)
+
+
+@given(SEEDS, PARTS)
+@how(max_examples=40)
+def test_bias_wide_and_deep_are_the_logit(seed: int, parts: list[str]) -> None:
+    """For every item of a page, bias + the weights that fired + the deep part = the logit that the kernels give."""
+    model, version = served(seed, parts)
+    page = model.page(9)
+    words = as_served(model.layout, page.copy())
+    wide = [wide_part(version, words, i) for i in range(9)]
+    total = np.array([one.bias + one.total for one in wide])
+    if "deep" in parts:
+        deep = deep_of(version)
+        total += deep.losses(deep.inputs(words, np.arange(9)))[0]
+    np.testing.assert_allclose(total, version.logits(page.copy()), rtol=1e-5, atol=1e-5)
+    for one in wide:
+        np.testing.assert_allclose(one.total, sum(each.weight for each in one.weights), atol=1e-9)
+
+
+@given(SEEDS)
+@how(max_examples=20)
+def test_weights_that_fired_are_the_models_own(seed: int) -> None:
+    """They are the published weights, but 0, of the item's keys, the largest first; a weight's ids mix to its key."""
+    model, version = served(seed, ["wide"])
+    words, crosses = as_served(model.layout, model.page(5)), version.plan.encoder.wide
+    keys, offsets = model.encoder.wide_keys(one_page(words))
+    for i in range(5):
+        found = wide_part(version, words, i).weights
+        expected = [model.wide.get(key, 0.0) for key in keys[offsets[i] : offsets[i + 1] - 1].tolist()]
+        assert [abs(one.weight) for one in found] == sorted((abs(w) for w in expected if w), reverse=True)
+        for one in found:
+            key = crosses.salts[one.cross]
+            for value in one.ids:
+                key = np.uint64(mix(key, np.uint64(value)))
+            assert model.wide[int(key) & ~255 | one.cross + 1] == one.weight
+
+
+@given(SEEDS)
+@how(max_examples=20)
+def test_a_loss_is_the_fall_of_the_logit_without_the_column(seed: int) -> None:
+    """`losses` by `missing` are how far the deep logit falls when the page itself lacks a number: NaN in its words."""
+    model, version = served(seed, ["deep"])
+    deep = deep_of(version)
+    words = as_served(model.layout, model.page(4))
+    before = version.logits(words)
+    _, (losses,) = deep.losses(deep.inputs(words, np.arange(4)), deep.missing)
+    for c, name in enumerate(deep.names):
+        if (without := without_number(version, words, name)) is not None:
+            np.testing.assert_allclose(losses[:, c], before - version.logits(without), rtol=1e-4, atol=1e-5)
+
+
+def without_number(version: Version, words: U64, name: str) -> U64 | None:
+    """The page without this number of the user's, the items', or among the statistics; None for another column."""
+    layout, page = version.plan.layout, words.copy()
+    _, _, f32, at = open_page(page, layout.size_array)
+    if name in layout.fixed:
+        return None  # it is served as the spec says, whatever the page has
+    if name in layout.user_numbers:
+        f32[at.user_numbers + layout.user_numbers.index(name)] = np.nan
+    elif name in layout.item_numbers:
+        f32[at.item_numbers : at.statistics].reshape(at.items, -1)[:, layout.item_numbers.index(name)] = np.nan
+    elif name.startswith("statistics."):
+        statistics = f32[at.statistics : at.statistics + at.items * at.sizes.statistics].reshape(at.items, -1)
+        statistics[:, layout.statistics.index(name.removeprefix("statistics."))] = np.nan
+    else:
+        return None
+    return page
+
+
+def test_what_is_usual() -> None:
+    """A usual number is the median, a missing one has its flag; a missing category has no vector, not even that of ids
+    without one; and what is replaced by itself loses nothing.
+    """
+    _, version = served(3, ["deep"])
+    deep = deep_of(version)
+    both = np.stack([deep.missing, deep.usual])
+    _, losses = deep.losses(both, deep.missing, deep.usual)
+    assert np.abs(losses[[0, 1], [0, 1]]).max() == 0
+    assert np.abs(losses).max() > 0
+    lists = [c for c, name in enumerate(deep.names) if name in version.plan.encoder.deep_lists]
+    numbers = [c for c in range(len(deep.names)) if c not in lists]
+    assert lists
+    assert numbers
+    assert all((deep.usual[deep.inputs_of[c]] == [0.5, 0.0]).all() for c in numbers)
+    assert all((deep.missing[deep.inputs_of[c]] == [0.0, 1.0]).all() for c in numbers)
+    assert all((deep.missing[deep.inputs_of[c]] == 0.0).all() for c in lists)
+
+
+def test_a_weight_is_named_by_its_values() -> None:
+    """Each column's text for its id, in the order of the cross; the digits of an id whose text isn't known."""
+    _, version = served(11, ["wide"])
+    cross, names = version.plan.encoder.cross_names.index("user.history x item.id"), ValueNames(version.plan.layout)
+    names.add_item(Item("i1", {}, "One"))
+    known = id_of(version.plan.layout.seeds["item.id"], "i1")
+    assert (
+        name_of(version, WideWeight(0.5, cross, (known, 7)), names) == "user.history=i1 One x item.id=0000000000000007"
+    )

@@ -1,0 +1,64 @@
+"""Explanations as tables."""
+
+from io import StringIO
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanation, WideTerm
+from thalweg.views.explanation_tables import item_table, page_table
+
+ONE = ItemExplanation(
+    "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
+    [WideTerm("user.history=i2 Alien x item.id=i1 Star Wars", 0.3)], 3,
+    [DeepTerm("statistics.item_rate", "0.7", 0.8, 0.25)], 1, "together", 4,
+)  # fmt: skip
+FOUND = Explanation(
+    "ann", "m", 0, 7, 1_500, 1_000, 20, 1_234, 100, [ONE], ["no_user"], {"exclude_installed": 12}, 5
+)  # fmt: skip
+
+
+def printed(table: Table) -> str:
+    """As on a wide terminal, without line breaks' spaces."""
+    text = StringIO()
+    Console(file=text, width=250).print(table)
+    return text.getvalue()
+
+
+def test_an_item_has_all_its_terms() -> None:
+    """Its place and source, its logit in parts, each term with its value, and the rest of the weights as one."""
+    said = printed(item_table(FOUND))
+    for text in (
+        "Star Wars for user ann: 2 of 100 candidates, retrieved by together (4)",
+        "logit +1.100 = -0.400 bias +0.500 wide +1.000 deep", "user.history=i2 Alien x this item", "+0.300",
+        "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800", "-0.250",
+        "version 7 of m, 1.5 s old, of 1,234 examples", "exclude_installed 12", "vectors of version 5",
+        "ranked without attributes",
+    ):  # fmt: skip
+        assert text in said, text
+
+
+def test_a_page_has_each_item_in_a_line() -> None:
+    """With its parts and its strongest terms, the strongest first."""
+    said = printed(page_table(FOUND))
+    (line,) = [line for line in said.splitlines() if "Star Wars" in line]
+    assert [text for text in ("+1.10", "-0.40", "+0.50", "+1.00", "together (4)") if text not in line] == []
+    assert line.index("statistics.item_rate=0.7 +0.80") < line.index("user.history=i2 Alien x this item +0.30")
+
+
+def test_an_item_off_the_page_says_so() -> None:
+    """Behind the page it has a rank; without one it is no candidate."""
+    behind = msgspec.structs.replace(ONE, rank=37, on_page=False, source="")
+    assert "37 of 100 candidates; not on the page" in printed(
+        item_table(msgspec.structs.replace(FOUND, items=[behind]))
+    )
+    none = msgspec.structs.replace(behind, rank=0)
+    assert "nothing retrieves it" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
+    ruled = msgspec.structs.replace(none, removed_by=["children"])
+    buried = msgspec.structs.replace(ONE, boosts={"bury_ads": -1.5})
+    (line,) = [
+        one for one in printed(item_table(msgspec.structs.replace(FOUND, items=[buried]))).splitlines() if "bury" in one
+    ]
+    assert "-1.500" in line
+    assert "by the rule children" in printed(item_table(msgspec.structs.replace(FOUND, items=[ruled])))

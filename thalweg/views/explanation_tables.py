@@ -1,0 +1,108 @@
+"""Explanations as tables: a page in short, one item in full with a bar for each term."""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from rich.bar import Bar
+from rich.table import Table
+from rich.text import Text
+
+from stream.events.named_explanations import Explanation, ItemExplanation
+from thalweg.views.tables import NOTES, format_time
+
+WIDE, DEEP, BIAS, REST, RULE = "wide", "deep", "bias", "more", "rule"
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow"}
+BAR_WIDTH: Final = 40
+STRONGEST: Final = 3  # terms of an item of a page
+
+
+class Term(NamedTuple):
+    """One line of an item's explanation: of the deep part DeepTerm's `over_usual`, and `over_missing`, else None."""
+
+    part: str
+    name: str
+    value: float
+    missing: float | None = None
+
+
+def terms_of(one: ItemExplanation) -> Iterator[Term]:
+    """The bias, the weights that fired, those that aren't listed as one, the columns of the deep part, and boosts."""
+    yield Term(BIAS, "bias", one.bias)
+    itself = f"item.id={one.item} {one.title}".strip()
+    for weight in one.wide_terms:
+        factors = ["this item" if factor == itself else factor for factor in weight.name.split(" x ")]
+        yield Term(WIDE, " x ".join(factors), weight.weight)
+    if more := one.wide_fired - len(one.wide_terms):
+        yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
+    for column in one.deep_terms:
+        yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
+    for rule, boost in one.boosts.items():
+        yield Term(RULE, f"{rule}: the order is by the logit and this", boost)
+
+
+def page_table(found: Explanation) -> Table:
+    """Each item of a page: its logit in parts, where it came from, its strongest terms."""
+    table = Table("", "item", "title", "p", "logit", "= bias", "+ wide", "+ deep", "retrieved by", "strongest terms",
+                  title=f"why user {found.user} gets this page", caption=origin(found), title_justify="left",
+                  caption_justify="left")  # fmt: skip
+    for one in found.items:
+        parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
+        terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP, RULE)]
+        strongest = sorted(terms, key=lambda term: -abs(term.value))[:STRONGEST]
+        named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
+        table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, source_of(one), named)
+    return table
+
+
+def item_table(found: Explanation) -> Table:
+    """One item: every term with its bar. `found` has this item alone."""
+    (one,) = found.items
+    table = Table("part", "value", "logit", "", "if it were missing", title=title_of(found), caption=origin(found),
+                  title_justify="left", caption_justify="left")  # fmt: skip
+    terms = list(terms_of(one))
+    largest = max(abs(term.value) for term in terms) or 1.0
+    for term in terms:
+        begin, end = sorted((largest, largest + term.value))
+        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
+        missing = "" if term.missing is None else f"{-term.missing:+.3f}"
+        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, missing)
+    return table
+
+
+def title_of(found: Explanation) -> str:
+    """The one item in `found`: its place, and its logit in parts."""
+    (one,) = found.items
+    return (
+        f"{one.title or one.item} for user {found.user}: {place_of(one, found)}\n"
+        f"p = {one.score:.3f}; logit {one.logit:+.3f} = {one.bias:+.3f} bias {one.wide:+.3f} wide {one.deep:+.3f} deep"
+    )
+
+
+def place_of(one: ItemExplanation, found: Explanation) -> str:
+    """Where the item stands."""
+    if not one.rank and one.removed_by:
+        return f"no candidate for this page, by the rule {', '.join(one.removed_by)}"
+    if not one.rank:
+        return "no candidate for this page: nothing retrieves it, the user has it, or a rule keeps it off"
+    place = f"{one.rank} of {found.scored} candidates"
+    source = f", retrieved by {source_of(one)}" if one.source else ""
+    return place + source + ("" if one.on_page else "; not on the page")
+
+
+def source_of(one: ItemExplanation) -> str:
+    """What retrieved it, and its rank there."""
+    return f"{one.source} ({one.source_rank})" if one.source else ""
+
+
+def origin(found: Explanation) -> str:
+    """The version, its age, what it has learned; what rules removed; what was left out."""
+    lines = [
+        f"version {found.version} of {found.model}, {found.version_age_ms / 1000:.1f} s old, of {found.examples:,} "
+        f"examples; the newest page in it is of {format_time(found.newest_event_ms)}"
+    ]
+    if found.removed:
+        rules = ", ".join(f"{rule} {count}" for rule, count in found.removed.items())
+        lines.append(f"candidates that rules removed: {rules}")
+    if found.retrieval_version:
+        lines.append(f"vectors of version {found.retrieval_version} retrieved")
+    return "\n".join([*lines, *(NOTES.get(note, note) for note in found.notes)])
