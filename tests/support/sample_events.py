@@ -7,6 +7,7 @@ import msgspec
 from stream.events.types import (
     DeadLetter,
     Examples,
+    FeatureName,
     History,
     Impression,
     Install,
@@ -38,5 +39,6 @@ SAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     User("u1", {"age": 24.0}),
     History("u1", "a", 2_000),
     Organic("u1", "a", 2_000, "i1", "r1", 2_001),
+    FeatureName("context.device", "phone"),
     DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42),
 )  # fmt: skip
