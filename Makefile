@@ -1,14 +1,14 @@
 # Each target needs nothing but a clone, Python >= 3.11 and make: `make` alone lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint bench dist clean
+.PHONY: help setup demo test soak lint bench dist smoke clean
 
 # The first Python on the PATH that can run us; or say which: make setup PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-CODE := thalweg producers stream learner ranker benchmarks tests stack/dist.py
+CODE := thalweg producers stream learner ranker benchmarks tests stack/dist.py stack/smoke.py
 
 # Python keeps what it has compiled, also where the environment says not to: many processes start here, and each would
 # compile torch and the rest again, for seconds.
@@ -64,6 +64,9 @@ bench: setup  ## run the benchmarks (ARGS="NAME --quick" for one of them)
 
 dist: setup  ## build the wheel; install each room's extra in an empty environment, check it, write its SBOM to dist/
 	@$(BIN)/python stack/dist.py
+
+smoke: setup  ## run what each container image runs, in empty folders, with only what its Dockerfile target installs
+	@$(BIN)/python stack/smoke.py $(ARGS)
 
 clean:  ## end the local stack and remove what setup and tests made; .local and .data stay
 	@test ! -x $(BIN)/thalweg || $(BIN)/thalweg down

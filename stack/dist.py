@@ -54,11 +54,11 @@ ROOMS: Final = (
     ),
     Room(
         "joiner", 400, ("torch", "litestar", "polars"), ("stream",),
-        runs=(*ABOUT, ("run joiner", 1, "no spec is named"), ("run ranker", 1, "pip install 'thalweg[ranker]'")),
+        runs=(*ABOUT, ("run joiner", 78, "no spec is named"), ("run ranker", 78, "pip install 'thalweg[ranker]'")),
     ),
     Room(
         "ranker", 450, ("torch", "faust-streaming", "polars"), ("stream", "ranker"), ("stream.joiner",),
-        runs=(*ABOUT, ("run ranker", 1, "no model is named"), ("run learner", 1, "pip install 'thalweg[learner]'")),
+        runs=(*ABOUT, ("run ranker", 78, "no model is named"), ("run learner", 78, "pip install 'thalweg[learner]'")),
     ),
     Room("producers", 0, ("torch", "faust-streaming", "litestar")),
     Room("tools", 0, ("torch", "faust-streaming", "litestar")),

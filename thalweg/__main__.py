@@ -1,6 +1,9 @@
 """The command `thalweg`; `python -m thalweg` is the same."""
 
 import sys
+from typing import Final
+
+USAGE: Final = 2  # exit code of an option or argument that isn't one
 
 
 def main() -> None:
@@ -11,7 +14,14 @@ def main() -> None:
         if bad.name != "typer":
             raise
         sys.exit("thalweg: the command line isn't installed: pip install 'thalweg[tools]', or joiner, learner, ranker")
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code != USAGE or sys.argv[1:2] != ["run"]:
+            raise
+        from stream.runtime.settings import refused_exit
+
+        sys.exit(refused_exit())  # another start of a service won't mend its options
 
 
 if __name__ == "__main__":

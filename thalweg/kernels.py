@@ -5,8 +5,6 @@ compiles the ranker's meanwhile.
 """
 
 from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -18,7 +16,6 @@ from learner.training.model import Model
 from learner.wide.ftrl import WIDTH
 from producers.features import FeatureBuilder
 from ranker.ranking.entity_cache import EntityCache
-from ranker.ranking.jit_warmup import compile_kernels
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
@@ -28,9 +25,6 @@ from stream.features.statistics import Statistics, StatisticsProgram
 from stream.history.profiles import UserProfile
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.joiner.record_events import to_record
-from stream.joiner.record_processor import warm_up
-from stream.joiner.state_store import StateStore
 from stream.snapshots.memory_store import MemoryStore
 from stream.spec.columns import ALL_INSTALLS, ORGANIC_INSTALLS, Statistic
 from stream.spec.spec import Spec
@@ -38,8 +32,8 @@ from stream.spec.spec_file import load_spec
 from stream.tables.eviction import Evictor
 from stream.tables.hash_table import HashTable
 from thalweg.demo.rescore import rescore
+from thalweg.room_kernels import SPEC, compile_joiner, compile_ranker
 
-SPEC = Path(__file__).resolve().parent / "specs" / "movielens.toml"
 PAGES = 200
 USERS = 7
 ITEMS = 20
@@ -72,8 +66,7 @@ def miniature(spec: Spec, pages: int = PAGES) -> tuple[MemoryStore, list[RankRep
     restore(spec, take(model, len(examples), token, len(replies)))
     grow_and_evict()
     learn_organic(spec)
-    warm_up()
-    restore_join()
+    compile_joiner()
     scorer.close()
     return store, replies
 
@@ -95,23 +88,6 @@ def learn_organic(spec: Spec) -> None:
     }
     spec = msgspec.structs.replace(spec, statistics=statistics)
     Statistics(StatisticsProgram(spec, Layout(spec))).learn_organic([Organic("u", "i", 1, "x")])
-
-
-def restore_join() -> None:
-    """What a join does only in a long run: its memory grows, is saved and restored."""
-    rules = LabelRules("eager", window_ms=1_000, known_ms=0)
-    joiner = Joiner(rules)
-    for offset in range(3):
-        pages = [Impression(f"r{offset}-{k}", 1 + offset, f"u{k}", ["a", "b"]) for k in range(200)]
-        joiner.feed([*pages, *(Install(page.user, "a", 2 + offset, page.request_id) for page in pages)], offset, 10)
-    with TemporaryDirectory() as folder:
-        store = StateStore(Path(folder), "")
-        store.write(store.capture(joiner.state, 3))
-        loaded = store.load(rules, 0, 3)
-    assert loaded is not None, "the saved state of the join can't be restored"
-    restored = Joiner(rules, joiner.restart_point(3), loaded[0])
-    emitted = restored.join_record(to_record([Tick(5_000)]), 3, 5_000)
-    assert emitted.labels, "a restored join emits nothing"
 
 
 def entities() -> list[Item | User]:
@@ -140,15 +116,8 @@ def joined(spec: Spec, pages: int) -> list[Examples]:
     return examples
 
 
-def warm_ranker() -> None:
-    """The kernels that a ranker compiles before it is ready."""
-    scorer = Scorer(1)
-    compile_kernels(scorer)
-    scorer.close()
-
-
 if __name__ == "__main__":
-    ranker_process = get_context("spawn").Process(target=warm_ranker)
+    ranker_process = get_context("spawn").Process(target=compile_ranker)
     ranker_process.start()
     compile_learner(load_spec(SPEC))
     ranker_process.join()

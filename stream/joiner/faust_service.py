@@ -78,7 +78,10 @@ def state_folder(settings: Settings, partition: int | None = None) -> Path:
 
 
 class JoinerService:
-    """Runs the joins of this worker's partitions until stopped or failed. One event loop, one Faust app."""
+    """Runs the joins of this worker's partitions until stopped or failed. One event loop, one Faust app.
+
+    `settings` as `with_joiner_memory` returns them.
+    """
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from stream.log.protocol import Log
 from stream.runtime.errors import LogError, LogGap, LogTruncated, LogUnavailable, Poisoned
 from stream.runtime.health import Health, run_file
 from stream.runtime.heartbeat import Heartbeat, all_live
+from stream.runtime.memory import memory_bytes, with_joiner_memory
 from stream.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | N
     Without a broker it waits for one; after a failure it restarts from the last commit.
     """
     options = options or JoinerOptions()
+    settings = with_joiner_memory(settings, memory_bytes(settings))
     for name in ("faust", "mode", "aiokafka", "kafka"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     writers = open_redis_writers(settings)

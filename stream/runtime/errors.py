@@ -21,7 +21,10 @@
 
 A message says what happened, why, and what to do next. Errors of libraries are translated where
 the library is called (Kafka's in `kafka_client.py`, Redis's in `redis_client.py`), and nowhere else.
+A service that ends by one of `REFUSALS` would end by it again, however often it is started.
 """
+
+from typing import Final
 
 
 class ThalwegError(Exception):
@@ -121,3 +124,6 @@ class Fenced(SnapshotError):
 
 class CheckpointError(ThalwegError):
     """A checkpoint can't be written or read, or belongs to another spec."""
+
+
+REFUSALS: Final = (SettingsError, SpecError, LogGap, LogReset, LogTruncated, Poisoned, Fenced, CheckpointError)

@@ -14,7 +14,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from stream.runtime.errors import SettingsError
 
 MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+REFUSED_EXIT: Final = 78  # EX_CONFIG of sysexits.h
 DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
+
+
+def refused_exit() -> int:
+    """THALWEG_REFUSED_EXIT, also where other settings are invalid; the default where it is itself."""
+    code = os.environ.get("THALWEG_REFUSED_EXIT", "")
+    return int(code) if code.isdecimal() and int(code) <= 255 else REFUSED_EXIT
 
 
 class Settings(BaseSettings):
@@ -49,14 +56,19 @@ class Settings(BaseSettings):
         pattern=f"^({MODEL_NAME})?$",
         description="the model of rankers and `snapshots`; empty: the spec's name",
     )
+    spec: Path | None = Field(None, description="the spec (TOML) of services and commands that no --spec names")
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
     data: Path = Field(Path(".data"), description="downloaded data sets")
     host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")
     joiner_port: int = Field(0, ge=0, le=65535, description="port of the joiner's health and metrics; 0: any free one")
+    memory_mb: int = Field(
+        0, ge=0, description="memory that a service has; 0: its container's limit (cgroup), else the machine's"
+    )
     joiner_memory_mb: int = Field(
-        2_048,
-        ge=1,
-        description="memory for a joiner's state; over its equal share, a partition closes its oldest pages early",
+        0,
+        ge=0,
+        description="memory of a joiner; over its equal share, a partition closes its oldest pages early; 0: three "
+        "quarters of what there is, 2048 at most",
     )
     joiner_bodies_mb: int = Field(
         256, ge=0, description="cache of recent records in the joiner; pages of older ones are read again"
@@ -117,6 +129,13 @@ class Settings(BaseSettings):
     )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
     keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions are retained in Redis")
+    refused_exit: int = Field(
+        REFUSED_EXIT,
+        ge=0,
+        le=255,
+        description="exit code of a service that another start won't help: settings, spec, checkpoint or log are "
+        "refused; 0 where a supervisor restarts a service after any other code",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="level of the services' log on stderr"
     )

@@ -1,9 +1,13 @@
 """docker-compose.yml and Dockerfile agree with each other and with what the code reads."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +17,12 @@ from stream.runtime.settings import Settings
 from thalweg.stack.broker import REPOSITORY
 
 ROOMS = {"joiner", "learner", "ranker"}
+SCALED = {"joiner", "ranker"}
+TARGETS = {*ROOMS, "tools", "offline"}
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+TESTED_PYTHON = 11  # CI's
 POM = (REPOSITORY / "stack" / "pom.xml").read_text()
 
 
@@ -23,7 +30,8 @@ def targets() -> dict[str, tuple[str, str]]:
     """Each target of the Dockerfile: what it starts from, and its own lines without comments."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
     parts = re.findall(r"^FROM (\S+) AS (\S+)\n((?:(?!^FROM ).*\n?)*)", text, flags=re.MULTILINE)
-    return {name: (origin, lines) for origin, name, lines in parts}
+    # amd64 stands for the platform that is built for.
+    return {name: (origin.replace("${TARGETARCH}", "amd64"), lines) for origin, name, lines in parts}
 
 
 def lines_of(target: str) -> str:
@@ -38,8 +46,8 @@ def extras_of(target: str) -> set[str]:
 
 
 def test_each_room_has_a_target_and_a_service() -> None:
-    """Joiner, learner, ranker and the tools each have a target of their own and a service that is built from it."""
-    for name in ROOMS | {"tools"}:
+    """Joiner, learner, ranker, tools and evaluation each have a target and a service that is built from it."""
+    for name in TARGETS:
         assert name in targets()
         assert SERVICES[name]["build"]["target"] == name
 
@@ -50,19 +58,19 @@ def test_each_built_service_names_a_target() -> None:
 
 
 def test_each_room_runs_itself() -> None:
-    """A room's image runs that room."""
+    """A room's image runs that room, behind the entry point that links kernels and claims a worker's name."""
     for room in ROOMS:
-        assert 'ENTRYPOINT ["thalweg"]' in lines_of(room)
+        assert 'ENTRYPOINT ["/thalweg/stack/container.sh"]' in lines_of(room)
         assert lines_of(room).rstrip().endswith(f'CMD ["run", "{room}"]')
+        assert SERVICES[room]["command"] == ["run", room]
 
 
-def test_all_rooms_run_by_one_spec() -> None:
-    """Compose names the spec that the rooms run by, the same for all, and it is in their images."""
-    commands = {room: SERVICES[room]["command"] for room in ROOMS}
-    (spec,) = {command[-1] for command in commands.values()}
-    assert commands == {room: ["run", room, "--spec", spec] for room in ROOMS}
-    assert (REPOSITORY / spec).exists()
-    assert "COPY . .\n" in lines_of("joiner")
+def test_rooms_and_tools_go_by_one_spec_from_a_folder() -> None:
+    """The spec is in a folder of the host that is mounted, by default the clone's; the same for all."""
+    for name in ROOMS | {"tools"}:
+        assert SERVICES[name]["environment"]["THALWEG_SPEC"] == "/specs/${SPEC:-movielens.toml}"
+        assert "${SPECS:-./specs}:/specs:ro" in SERVICES[name]["volumes"]
+    assert (REPOSITORY / "specs" / "movielens.toml").exists()
 
 
 def test_variables_are_settings() -> None:
@@ -78,42 +86,79 @@ def test_variables_are_settings() -> None:
 
 
 def test_addresses_are_services() -> None:
-    """The Kafka and the Redis that rooms are told are services, at the ports they listen on."""
+    """Kafka and Redis of the rooms are services, at the ports they listen on."""
     for name in ROOMS | {"tools", "topics"}:
         environment = SERVICES[name]["environment"]
         assert environment["THALWEG_KAFKA"] == "kafka:9092"
         assert environment["THALWEG_REDIS"] == "redis://redis:6379/0"
-    assert SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"] == "PLAINTEXT://kafka:9092"
+
+
+def test_kafka_has_a_listener_for_the_host() -> None:
+    """Containers and host reach the broker by listeners of their own, and each is sent back to the address it used."""
+    kafka = SERVICES["kafka"]["environment"]
+    listeners = dict(one.split("://:") for one in kafka["KAFKA_LISTENERS"].split(","))
+    advertised = dict(one.split("://") for one in kafka["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    assert advertised == {"PLAINTEXT": "kafka:9092", "HOST": "127.0.0.1:${KAFKA_PORT:-9094}"}
+    assert listeners["PLAINTEXT"] == "9092"
+    assert SERVICES["kafka"]["ports"] == ["127.0.0.1:${KAFKA_PORT:-9094}:" + listeners["HOST"]]
+    protocols = dict(one.split(":") for one in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    assert set(protocols) == set(listeners)
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))
 def test_ports_agree(room: str) -> None:
-    """A room's health check and published port are those that it is told to listen on; published on loopback only."""
+    """A room listens on the port of its health check, published on loopback; on any free one where rooms are scaled."""
     port = SERVICES[room]["environment"][f"THALWEG_{room.upper()}_PORT"]
-    assert SERVICES[room]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert SERVICES[room]["ports"] == [f"127.0.0.1:{'' if room in SCALED else port}:{port}"]
     assert f"http://127.0.0.1:{port}/readyz" in " ".join(SERVICES[room]["healthcheck"]["test"])
 
 
-def test_published_ports_differ() -> None:
-    """No two services publish the same port."""
-    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == len(set(ports)) == len(ROOMS)
-
-
 def test_all_are_limited_and_checked() -> None:
-    """Every service has a memory limit, and every one that stays has a health check."""
+    """Every service has a memory limit; every one that stays has a health check and time to end."""
     for name, service in SERVICES.items():
         assert re.fullmatch(r"\d+[mg]", service["mem_limit"]), name
-        if name not in ("topics", "tools"):
+        if name not in ("topics", "tools", "offline"):
             assert service["healthcheck"]["test"][0] == "CMD", name
+            assert service["stop_grace_period"], name
+
+
+def test_nothing_runs_with_rights_that_it_needs_not() -> None:
+    """No service has capabilities or gains privileges; roots are read-only but Kafka's, whose entry point writes."""
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("read_only", False) is (name != "kafka")
+    for name in TARGETS:
+        assert re.search(r"^USER thalweg$", targets()[name][1], flags=re.MULTILINE), name
+
+
+def test_no_tag_floats() -> None:
+    """Images that aren't built here are named by a version of three numbers."""
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    images += [origin for origin, _ in targets().values() if ":" in origin]
+    for image in images:
+        assert re.search(r":\d+\.\d+\.\d+(-|$)", image), image
+
+
+def test_a_refused_room_is_not_started_again() -> None:
+    """Rooms restart on failure, and a refusal isn't one; a failed creation of topics ends `up`."""
+    for room in ROOMS:
+        assert SERVICES[room]["restart"] == "on-failure"
+        assert SERVICES[room]["environment"]["THALWEG_REFUSED_EXIT"] == 0
+    assert "restart" not in SERVICES["topics"]
+
+
+def test_up_leaves_topics_as_they_are() -> None:
+    """What an operator has set in a topic outlasts `up`."""
+    assert SERVICES["topics"]["command"] == ["apply-topics", "--missing"]
 
 
 def test_state_is_in_named_volumes() -> None:
     """What a service keeps is in a volume with a name, declared once; rooms keep theirs where THALWEG_LOCAL says."""
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert used == set(COMPOSE["volumes"])
+    assert used - {"${SPECS"} == set(COMPOSE["volumes"])
     for room in ROOMS:
-        assert SERVICES[room]["volumes"] == [f"{room}:/data"]
+        assert SERVICES[room]["volumes"][0] == f"{room}:/data"
         assert "THALWEG_LOCAL=/data" in lines_of(room)
 
 
@@ -129,23 +174,24 @@ def test_rooms_wait_for_what_they_need() -> None:
 
 
 def test_no_torch_but_in_the_learner() -> None:
-    """The learner's image alone installs the extra that brings torch; the joiner's alone the one with Faust."""
+    """Of the rooms, the learner's image alone installs the extra with torch, the joiner's alone the one with Faust."""
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     with_torch = {name for name, needs in extras.items() if any(need.startswith("torch") for need in needs)}
     assert with_torch == {"learner"}
-    assert {name: extras_of(name) for name in (*ROOMS, "tools")} == {
+    assert {name: extras_of(name) for name in TARGETS} == {
         "joiner": {"joiner"},
         "learner": {"learner"},
         "ranker": {"ranker"},
         "tools": {"tools"},
+        "offline": {"learner", "ranker", "tools", "peers"},
     }
 
 
 def test_no_room_has_a_jvm() -> None:
     """No image that runs has Java or anything of the system's packages, and none starts from an image with it."""
-    for name in ROOMS | {"tools"}:
+    for name in TARGETS:
         assert lines_of(name).startswith("FROM python:")
-        assert not re.search(r"apt|apk|jre|jdk|java|mvn", lines_of(name), flags=re.IGNORECASE)
+        assert not re.search(r"\b(apt|apt-get|apk|jre|jdk|java|mvn)\b", lines_of(name), flags=re.IGNORECASE)
 
 
 def test_fausts_cython_is_in_the_joiner() -> None:
@@ -166,18 +212,61 @@ def test_redis_is_full_before_it_is_ended() -> None:
     command = SERVICES["redis"]["command"]
     options = dict(pairwise(command[1:]))
     most, limit = (
-        re.fullmatch(r"(\d+)(mb|g)", text) for text in (options["--maxmemory"], SERVICES["redis"]["mem_limit"])
+        re.fullmatch(r"(\d+)(mb|m)", text) for text in (options["--maxmemory"], SERVICES["redis"]["mem_limit"])
     )
     assert most is not None
     assert limit is not None
-    assert int(most[1]) * 2**20 <= 0.9 * int(limit[1]) * 2**30
+    assert int(most[1]) <= 0.9 * int(limit[1])
     assert options["--maxmemory-policy"] == "noeviction"
 
 
-def test_rooms_may_compile_their_kernels_before_they_are_unwell() -> None:
-    """A first start compiles for minutes where rooms share two cores; `up --wait` gives up on a room that is unwell."""
+def test_kernels_are_compiled_in_the_image() -> None:
+    """Each image compiles what it runs, for a processor that is named, where the entry point links numba's cache to."""
+    for name in TARGETS:
+        assert re.search(r"NUMBA_CPU_NAME=x86-64-v3 NUMBA_CPU_FEATURES=\"\"", lines_of(name))
+        command = "python -m thalweg.kernels" if name == "offline" else f"python -m thalweg.room_kernels {name}"
+        assert f"NUMBA_CACHE_DIR=/opt/kernels {command}\n" in lines_of(name)
+        assert "compileall -q ." in lines_of(name)
     for room in ROOMS:
-        assert SERVICES[room]["healthcheck"]["start_period"] == "600s"
+        assert SERVICES[room]["healthcheck"]["start_period"] == "60s"
+
+
+def run_entry_point(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start stack/container.sh with a `thalweg` that prints its environment, then the words, and waits for input."""
+    stub = folder / "bin" / "thalweg"
+    stub.parent.mkdir(exist_ok=True)
+    stub.write_text('#!/bin/sh\necho "$THALWEG_WORKER" "$@"\nread end\n')
+    stub.chmod(0o755)
+    environment = {
+        "PATH": f"{stub.parent}:{os.environ['PATH']}", "THALWEG_LOCAL": str(folder / "data"),
+        "NUMBA_CACHE_DIR": str(folder / "cache"), "KERNELS": str(folder / "kernels"),
+    }  # fmt: skip
+    command = [str(REPOSITORY / "stack" / "container.sh"), *words]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="flock and cp as in the images")
+def test_containers_of_one_volume_have_names_of_their_own(tmp_path: Path) -> None:
+    """Each takes a name that no running one has, and one that ends leaves its name to the next."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "one.nbi").write_text("compiled")
+    (tmp_path / "data" / "workers").mkdir(parents=True)
+    for number, name in enumerate("ab"):
+        (tmp_path / "data" / "workers" / str(number)).write_text(name)
+
+    def named(container: "subprocess.Popen[str]") -> str:
+        assert container.stdout is not None
+        return container.stdout.readline().rstrip()
+
+    first, second = (run_entry_point(tmp_path, "run", "ranker") for _ in range(2))
+    names = named(first), named(second)
+    assert set(names) == {"a run ranker", "b run ranker"}
+    first.communicate("end")
+    third = run_entry_point(tmp_path, "run", "ranker")
+    assert named(third) == names[0]
+    for one in (second, third):
+        one.communicate("end")
+    assert (tmp_path / "cache" / "one.nbi").read_text() == "compiled"
 
 
 def test_one_kafka_version() -> None:
@@ -188,9 +277,10 @@ def test_one_kafka_version() -> None:
 
 
 def test_python_is_one_that_the_project_takes() -> None:
-    """The images' Python is within requires-python."""
-    version = re.search(r"^FROM python:3\.(\d+)-slim", DOCKERFILE, flags=re.MULTILINE)
+    """The images' Python is within requires-python, and the one that these tests run on."""
+    version = re.search(r"^FROM python:3\.(\d+)\.\d+-slim", DOCKERFILE, flags=re.MULTILINE)
     assert version is not None
+    assert int(version[1]) == TESTED_PYTHON
     required = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = re.findall(r"3\.(\d+)", required)
     assert int(low) <= int(version[1]) < int(high)
@@ -217,6 +307,6 @@ def test_commands_exist() -> None:
 
     known = set(getattr(get_command(app), "commands"))  # noqa: B009  # typer's type doesn't tell it's a group
     text = (REPOSITORY / "docker-compose.yml").read_text()
-    named = {shlex.split(line)[0] for line in re.findall(r"--rm tools ([a-z].*)", text)} | {"run"}
+    named = {shlex.split(line)[0] for line in re.findall(r"--rm (?:tools|offline) ([a-z].*)", text)} | {"run"}
     named |= {SERVICES["topics"]["command"][0]}
     assert named <= known

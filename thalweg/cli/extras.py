@@ -2,9 +2,12 @@
 
 from typing import Any, Final
 
+import typer
 from typer.core import TyperGroup
 
-from stream.runtime.errors import SettingsError
+from stream.runtime.errors import REFUSALS, SettingsError
+from stream.runtime.settings import refused_exit
+from thalweg.cli.options import print_stderr
 
 PACKAGES: Final = ("thalweg", "producers", "stream", "learner", "ranker")
 # What each extra of pyproject.toml brings beside `stream`, whose modules every extra but `client` and `peers` includes.
@@ -38,11 +41,18 @@ def missing_package(bad: ModuleNotFoundError, room: str | None = None) -> Settin
 
 
 class Rooms(TyperGroup):
-    """Commands that each run the room they are named after: what one lacks is in the extra of that name."""
+    """Commands that each run the room they are named after: what one lacks is in the extra of that name.
+
+    What another start won't help ends with an exit code of its own, so that a supervisor can leave it.
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """Raises SettingsError when a package is missing."""
+        """Raises typer.Exit with THALWEG_REFUSED_EXIT when the room is refused."""
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as bad:
-            raise missing_package(bad, ctx.invoked_subcommand) from None
+            refusal: Exception = missing_package(bad, ctx.invoked_subcommand)
+        except REFUSALS as bad:
+            refusal = bad
+        print_stderr(f"thalweg: {refusal}")
+        raise typer.Exit(refused_exit())

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 SPECS = Path(__file__).resolve().parents[1] / "specs"  # in a clone a link to `specs/`
 SPEC = SPECS / "movielens.toml"
 
-SpecFile = Annotated[Path | None, typer.Option("--spec", help="The model's spec (TOML); required.")]
+SpecFile = Annotated[
+    Path | None, typer.Option("--spec", envvar="THALWEG_SPEC", help="The model's spec (TOML); required.")
+]
 SourceSpec = Annotated[
-    Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own")
+    Path | None, typer.Option("--spec", help="The model's spec (TOML).", show_default="a data set's own, THALWEG_SPEC")
 ]
 ModelSpec = Annotated[
-    Path | None, typer.Option("--spec", help="The spec that names the model.", show_default="THALWEG_MODEL")
+    Path | None,
+    typer.Option("--spec", envvar="THALWEG_SPEC", help="The spec that names the model.", show_default="THALWEG_MODEL"),
 ]
 
 
@@ -94,18 +97,21 @@ def read_spec(path: Path | None) -> "Spec":
 
     if path is None:
         raise SpecError(
-            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml; "
+            "no spec is named: pass --spec FILE, such as --spec specs/movielens.toml, or set THALWEG_SPEC; "
             "`thalweg init` drafts one from events"
         )
     return load_spec(path)
 
 
 def read_source_spec(source: str, path: Path | None) -> "Spec":
-    """The spec in this file, else the one of the data set that `source` names. Raises SpecError, DataError."""
+    """The spec in this file, else that of the data set that `source` names, else THALWEG_SPEC's.
+
+    Raises SpecError, DataError, SettingsError.
+    """
     from thalweg.sources.play import data_set
 
     name = data_set(source)
-    return read_spec(path or (SPECS / f"{name}.toml" if name else None))
+    return read_spec(path or (SPECS / f"{name}.toml" if name else read_settings(with_stack=False).spec))
 
 
 def model_name(settings: "Settings", spec: Path | None) -> str:

@@ -105,6 +105,9 @@ def doctor(json_file: JsonFile = None) -> None:
 def topics(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also lower values that an operator raised.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only create missing topics; only show what else differs.")
+    ] = False,
     spec: Annotated[
         Path | None,
         typer.Option("--spec", help="First check that the topic events keeps records for as long as this spec needs."),
@@ -118,7 +121,8 @@ def topics(
     """Create missing topics and correct their configuration; end an upgrade.
 
     The difference is shown first. A value that an operator has raised above its declaration, such as a retention, stays
-    without --force; partitions and replicas are never changed.
+    without --force; partitions and replicas are never changed. With --missing a topic that exists stays as it is: for a
+    start of services, where what an operator has set must last.
 
     After an upgrade rooms write what the release before reads. Once all of them run this release, --finalize ends that;
     restart learners then.
@@ -135,7 +139,8 @@ def topics(
     for change in plan:
         print(change)
     due = [change for change in plan if change.action != "leave"]
-    made = [] if dry_run else [change for change in due if change.action != "refuse"]
+    actions = {"create"} if missing else {"create", "alter"}
+    made = [] if dry_run else [change for change in due if change.action in actions]
     if not due:
         print("all topics are as they should be")
     if made:

@@ -28,7 +28,7 @@ def service_on(
     paper: Paper, tmp_path: Path, beat: Callable[[], None] = lambda: None, **shell: Any
 ) -> JoinerService:  # fmt: skip
     """A service whose Kafka is of paper."""
-    settings = Settings(kafka="127.0.0.1:1", local=tmp_path)
+    settings = Settings(kafka="127.0.0.1:1", local=tmp_path, joiner_memory_mb=512)
     service = JoinerService(settings, RULES, JoinerOptions(**shell), PARTITIONS, None, beat=beat)
 
     async def connect() -> None:

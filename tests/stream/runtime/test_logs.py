@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.runtime.settings import Settings
+from stream.runtime.settings import REFUSED_EXIT, Settings
 
 SAYS = """
 import logging
@@ -105,7 +105,8 @@ def test_a_command_that_fails_says_so_in_json() -> None:
     command = [sys.executable, "-m", "thalweg.cli.main", "run", "learner", "--spec", "missing.toml"]
     ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"THALWEG_LOG": "json"})
     (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
-    assert (ran.returncode, line["room"], line["logger"], line["level"]) == (1, "learner", "thalweg", "error")
+    said = line["room"], line["logger"], line["level"]
+    assert (ran.returncode, *said) == (REFUSED_EXIT, "learner", "thalweg", "error")
     assert "missing.toml" in line["event"]
 
 

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.topics import EVENTS, TOPICS
+from stream.events.topics import EVENTS, REPLIES, TOPICS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
-from stream.runtime.settings import Settings
+from stream.runtime.settings import REFUSED_EXIT, Settings
 from tests.support.forked_services import Nest
+from thalweg.__main__ import main
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC, SPECS, check_writable, model_name, read_source_spec
 from thalweg.stack.doctor import requirements
@@ -50,9 +51,13 @@ def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_is_one_line(nest: Nest, tmp_path: Path, words: list[str], remedy: str) -> None:
-    """What isn't there ends a command with exit code 1 and one line that says what to do; never with a traceback."""
+    """What isn't there ends a command with one line that says what to do, never with a traceback.
+
+    The exit code is 1, but of a service, which a supervisor would start again, 78.
+    """
     output = tmp_path / "output"
-    assert nest.run("thalweg", words, {"local": tmp_path / "local"}, output).wait() == 1
+    code = nest.run("thalweg", words, {"local": tmp_path / "local"}, output).wait()
+    assert code == (REFUSED_EXIT if words[0] == "run" else 1)
     (line,) = output.read_text().splitlines()
     assert line.startswith("thalweg: ")
     assert remedy in line
@@ -71,8 +76,38 @@ def test_without_a_spec_no_model_is_touched(words: list[str], stack: Stack, monk
     monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
     monkeypatch.setenv("THALWEG_REDIS", stack.redis)
     said = CliRunner().invoke(app, words)
-    assert (said.exit_code, said.stdout) == (1, "")
+    assert (said.exit_code, said.stdout) == (REFUSED_EXIT if words[0] == "run" else 1, "")
     assert re.fullmatch(r"thalweg: no (spec|model) is named: pass --spec FILE.*\n", said.stderr)
+
+
+@pytest.mark.parametrize(("set_to", "code"), [("0", 0), ("3", 3), ("", REFUSED_EXIT), ("many", REFUSED_EXIT)])
+@pytest.mark.parametrize("words", [["run", "joiner"], ["run", "joiner", "--spce", "x"]])
+def test_the_exit_code_of_a_refused_service_can_be_set(
+    words: list[str], set_to: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a supervisor restarts after any failure, 0 keeps it from a loop; whatever else is wrong with settings."""
+    monkeypatch.setenv("THALWEG_REFUSED_EXIT", set_to)
+    monkeypatch.setenv("THALWEG_NONSENSE", "1")
+    monkeypatch.setattr(sys, "argv", ["thalweg", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == code
+
+
+def test_a_wrong_option_of_another_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only services have the exit code of a refusal."""
+    monkeypatch.setenv("THALWEG_REFUSED_EXIT", "0")
+    monkeypatch.setattr(sys, "argv", ["thalweg", "doctor", "--spce", "x"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+
+
+def test_the_spec_may_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """THALWEG_SPEC stands for --spec: a service that is told nothing else gets as far as its addresses."""
+    monkeypatch.setenv("THALWEG_SPEC", str(SPEC))
+    said = CliRunner().invoke(app, ["run", "joiner"])
+    assert "no Kafka is known" in said.stderr
 
 
 def test_a_model_is_named_by_its_setting_too(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +204,23 @@ def test_apply_leaves_what_an_operator_raised(
         assert json.loads(report.read_text()) == {"changes": count, "made": count}
 
 
+def test_apply_missing_leaves_topics_that_exist(
+    stack: Stack, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """--missing makes the other topics; a retention that somebody lowered or raised is shown, and stays."""
+    settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
+    changed = (replace(EVENTS, retention_ms=60_000), replace(REPLIES, retention_ms=2 * REPLIES.retention_ms))
+    apply_topics(settings, plan_topics(settings, changed))
+    before = plan_topics(settings, (EVENTS, REPLIES))
+    monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
+    monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
+    report = tmp_path / "apply.json"
+    ran = CliRunner().invoke(app, ["apply-topics", "--missing", "--json", str(report)])
+    assert json.loads(report.read_text()) == {"changes": len(TOPICS) - 1, "made": len(TOPICS) - 2}
+    assert f"alter   {topic_prefix}events: retention.ms: 60000 ->" in ran.stdout
+    assert plan_topics(settings, (EVENTS, REPLIES)) == before == plan_topics(settings)
+
+
 def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:
     """A --json file in a folder that isn't there is an error of one line."""
     said = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "no" / "f.json")])
@@ -237,7 +289,7 @@ def test_a_package_that_is_missing_is_named(words: list[str], module: str, stack
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
     command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 1
+    assert ran.returncode == REFUSED_EXIT
     assert ran.stderr.startswith(
         f"thalweg: this command needs {module}, which isn't installed: pip install 'thalweg[{words[1]}]'"
     )

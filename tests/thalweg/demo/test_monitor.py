@@ -27,7 +27,8 @@ from thalweg.demo.open_loop_client import UNANSWERED_S, OpenLoopClient, RequestO
 from thalweg.demo.rescore import rescore
 from thalweg.demo.screen import Screen, ScreenState, line, panel
 from thalweg.demo.services import DemoServices, Interrupts
-from thalweg.kernels import SPEC, miniature
+from thalweg.kernels import miniature
+from thalweg.room_kernels import SPEC
 from thalweg.views.tables import moves_table
 
 DIGEST = digest_of(b"")

@@ -111,7 +111,7 @@ def test_a_sound_world_is_fine() -> None:
         ([(install(9, install_id="y", retracted=True), 99)], "warning", "nothing_retracted", 1, "line 100: y"),
         ([(page(12, propensities=[0.5, 0.0, 1.0], request_id="z"), 40)], "warning", "odd_propensities", 1, "line 41"),
         ([(install(12, install_id="y", request_id="nix"), 40)], "warning", "unmatched", 1, "line 41"),
-        ([(page(12, features="AAAA", request_id="z"), 40)], "error", "foreign_features", 1, "line 41"),
+        ([(page(12, features="AAAAAAAAAAA=", request_id="z"), 40)], "error", "foreign_features", 1, "line 41"),
     ],
 )
 def test_what_is_wrong_is_found_where_it_is(

@@ -4,7 +4,8 @@ import pytest
 
 from stream.snapshots import payload
 from stream.spec.spec_file import load_spec
-from thalweg.kernels import SPEC, miniature
+from thalweg.kernels import miniature
+from thalweg.room_kernels import SPEC
 from thalweg.versions.verify import Verifier
 
 
