@@ -118,7 +118,7 @@ def topics(
     ] = False,
     json_file: JsonFile = None,
 ) -> None:
-    """Create missing topics and correct their configuration; end an upgrade.
+    """Create missing topics and correct their configuration.
 
     The difference is shown first. A value that an operator has raised above its declaration, such as a retention, stays
     without --force; partitions and replicas are never changed. With --missing a topic that exists stays as it is: for a
