@@ -120,7 +120,7 @@ def ours_ms(served: Served, threads: int, batch: int, count: int, *, net: bool =
     if net:
         pages = [served.world.page(a) for a in asked]
         user = version.begin(pages[0], NOW_MS).user
-        parts = (version.wide, version.statistics, version.pairs, version.tower, version.shown)
+        parts = (version.wide, version.statistics, version.pairs, version.tower, version.shown, None)
         alone = Network(version.manifest, version.plan, *parts, user)
         for page in pages:
             version.fill(page, NOW_MS)

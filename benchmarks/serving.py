@@ -151,8 +151,11 @@ class Publisher:
         for i, (weight, bias) in enumerate(self.layers):
             deep[f"weight_{i}"], deep[f"bias_{i}"] = weight, bias
         weights = random.normal(0, 0.05, len(wide)).astype(np.float32)
+        of_wide: dict[str, Array] = {"keys": wide, "weights": weights}
+        if self.spec.explore.needs_uncertainty:
+            of_wide["sums"] = random.integers(0, 256, len(wide), np.uint8)
         contents: dict[str, Payload] = {
-            "wide": {"keys": wide, "weights": weights},
+            "wide": of_wide,
             "statistics": {"rows": rows},
             "deep": deep,
         }
@@ -223,5 +226,5 @@ def _merged(contents: Sequence[Payload]) -> Payload:
     name = "rows" if "rows" in contents[0] else "keys"
     keys = np.concatenate([c[name][:, 0] if name == "rows" else c[name] for c in contents])
     newest = len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
-    by_row = {n for n in contents[0] if n in ("rows", "keys", "weights", "vectors")}
+    by_row = {n for n in contents[0] if n in ("rows", "keys", "weights", "sums", "vectors")}
     return {n: np.concatenate([c[n] for c in contents])[newest] if n in by_row else a for n, a in contents[-1].items()}

@@ -41,6 +41,10 @@ HTTP_EVENTS = Counter(
     ["status"],
 )
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
+POSITIONS = Counter(
+    "thalweg_ranker_exploring_positions", "positions of replies that were filled by exploration's rules"
+)
+EXPLORED = Counter("thalweg_ranker_explored_positions", "of these, positions that don't show the best candidate")
 QUEUE = Gauge("thalweg_ranker_queue_requests", "requests from Kafka that were admitted and wait")
 QUEUE_AGE = Gauge(
     "thalweg_ranker_queue_age_seconds", "age of the oldest request that was read from Kafka and waits, 0 when none does"

@@ -44,6 +44,9 @@ def parts_of(model: Model) -> dict[str, Part]:
     }
     if model.deep:
         parts["vocabulary"] = Part(model.deep.vocabulary.table, model.deep.vocabulary.embeddings)
+    if model.retrieval:
+        parts["retrieval_items"] = Part(model.retrieval.items, model.retrieval.values)
+        parts["retrieval_memories"] = Part(model.retrieval.memories)
     ids = model.learned_ids
     return parts | {name: Part(table, keys=ids.ids_max) for name, table in ids.tables().items()}
 
@@ -84,6 +87,7 @@ def small_arrays(model: Model) -> Arrays:
         "pages": np.frombuffer(b"".join(model.recent_pages), np.uint64),
         "page_bytes": np.array([len(page) for page in model.recent_pages], np.int64),
     }
+    arrays |= model.retrieval.arrays() if model.retrieval else {}
     return arrays | (_deep_arrays(model.deep) if model.deep else {})
 
 
@@ -122,6 +126,9 @@ def restore_arrays(model: Model, arrays: Arrays, slices: list[str]) -> None:
     model.recent_pages.extend(raw[a:b] for a, b in pairwise(ends.tolist()))
     model.drift.restore(arrays, slices)
     model.held_out.restore(arrays)
+    if model.retrieval and "retrieval_items" in arrays:  # else the spec has it since the checkpoint
+        items, memories = arrays["retrieval_items"], arrays["retrieval_memories"]
+        model.retrieval.restore(arrays, items, arrays["retrieval_items" + VALUES], memories)
 
 
 def _restore_statistics(statistics: Statistics, arrays: Arrays) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import structs
 
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
-from learner.publishing.version_parts import deep_source, statistics_source, wide_source
+from learner.publishing.version_parts import deep_source, retrieval_source, statistics_source, wide_source
 from learner.training.model import Model
 from learner.training.model_state import GOLDEN_PAGES
 from stream.features.encoder import one_page
@@ -16,9 +16,11 @@ from stream.features.serve_as import as_served
 from stream.runtime.formats import MANIFEST
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import INGESTS_MAX, Golden, Manifest
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
 from stream.spec.spec_file import encode_spec
 from stream.tables.dtypes import F32, U64
 
+SLOW_PARTS = ("deep", RETRIEVAL_PART)  # published every `publish.deep_every`
 GOLDEN_ITEMS = 8  # of a page that a ranker must score as the learner does
 
 
@@ -59,6 +61,8 @@ class VersionBuilder:
         self._chains = {"statistics": DeltaChain(statistics_source(model)), "wide": DeltaChain(wide_source(model))}
         if model.deep:
             self._chains["deep"] = DeltaChain(deep_source(model.deep))
+        if model.retrieval:
+            self._chains[RETRIEVAL_PART] = DeltaChain(retrieval_source(model.retrieval))
         self._items: PartLayers | None = None
 
     def includes_deep(self, due: bool) -> bool:
@@ -78,12 +82,12 @@ class VersionBuilder:
         deep: bool,
     ) -> BuiltVersion:
         """The next version: deltas of wide and statistics; with `deep`, or when there is no base yet, also of the deep
-        part, and the names of shown items if they changed."""
+        part, what is kept for retrieval, and the names of shown items if they changed."""
         model, new = self._model, list[PartPayload]()
         names_due, deep = deep or not self._golden, self.includes_deep(deep)
         full = all(chain.layers is None for chain in self._chains.values())
         for name, chain in self._chains.items():
-            if name != "deep" or deep:
+            if name not in SLOW_PARTS or deep:
                 new += chain.extend(version)
         if self._items is None or (names_due and model.shown.changed):
             self._items = PartLayers(PartPayload(pack_names(model.shown.names)), version=version)

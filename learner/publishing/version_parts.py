@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from learner.deep.deep_model import DeepModel
+from learner.retrieval.item_retrieval import ItemRetrieval
 from learner.training.model import Model
 from stream.features.statistic_reads import GONE_MS
+from stream.snapshots.coarse_sums import codes_of
 from stream.snapshots.payload import Array
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
@@ -27,14 +29,22 @@ class PartSource(NamedTuple):
 
 
 def wide_source(model: Model) -> PartSource:
-    """The wide weights; a weight of 0 is left out of a base and is a tombstone in a delta."""
-    table = model.wide.table
+    """The wide weights; a weight of 0 is left out of a base and is a tombstone in a delta.
+
+    Where the spec explores by uncertainty, keys of `explored_crosses` have their sums of squared gradients beside.
+    """
+    table, spec = model.wide.table, model.spec
+    is_explored = np.zeros(256, np.bool_)  # by the low byte of a key
+    is_explored[[c + 1 for c in spec.explored_crosses()]] = spec.explore.needs_uncertainty
 
     def payload(keys: U64 | None) -> dict[str, Array]:
         rows = table.rows() if keys is None else table.rows_of(keys)
-        weights = model.wide.weights(rows)
-        included = weights != 0 if keys is None else np.ones(len(rows), np.bool_)
-        return {"keys": rows[included, 0], "weights": weights[included]}
+        weights, explored = model.wide.weights(rows), is_explored[rows[:, 0] & np.uint64(255)]
+        included = (weights != 0) | explored if keys is None else np.ones(len(rows), np.bool_)
+        arrays: dict[str, Array] = {"keys": rows[included, 0], "weights": weights[included]}
+        if spec.explore.needs_uncertainty:
+            arrays["sums"] = codes_of(np.where(explored, model.wide.sums(rows), 0)[included])
+        return arrays
 
     return PartSource(partial(_take_changed, table), payload, table.__len__)
 
@@ -78,6 +88,11 @@ def deep_source(deep: DeepModel) -> PartSource:
         return arrays if keys is None else {**arrays, "dead": keys[~alive]}
 
     return PartSource(vocabulary.take_changed, payload, vocabulary.__len__)
+
+
+def retrieval_source(retrieval: ItemRetrieval) -> PartSource:
+    """Items' lists and vectors; evicted items are dead in a delta. A row goes out when enough pairs came to it."""
+    return PartSource(retrieval.take_changed, retrieval.payload, retrieval.size)
 
 
 def _take_changed(table: HashTable) -> U64 | None:

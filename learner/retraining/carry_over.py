@@ -20,6 +20,7 @@ from stream.spec.spec import Spec
 from stream.spec.spec_changes import SpecChanges
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
+from stream.tables.table_runs import copy_all, values_of
 
 LOW_BYTE: Final = np.uint64(255)
 PREVIOUS_MAX: Final = 4  # specs whose pages are still learned
@@ -46,6 +47,7 @@ def carry_over(old: Model, spec: Spec, seed: int = 0) -> Model:
     if old.layout.hash == model.layout.hash:
         model.recent_pages.extend(old.recent_pages)
     _carry_statistics(old, model)
+    _carry_retrieval(old, model)
     _carry_wide(old, model, changes)
     if old.deep and model.deep:
         _carry_deep(old, model, old.deep, model.deep, changes)
@@ -59,6 +61,14 @@ def _carry_statistics(old: Model, model: Model) -> None:
     statistics.table, statistics.likenesses = before.table, before.likenesses
     statistics.evictor.restore(before.evictor.state())
     statistics.likeness_evictor.restore(before.likeness_evictor.state())
+
+
+def _carry_retrieval(old: Model, model: Model) -> None:
+    """Items and users have the same ids under all specs."""
+    before = old.retrieval
+    if before and model.retrieval:
+        rows = copy_all(before.items)
+        model.retrieval.restore(before.arrays(), rows, values_of(rows, before.values), copy_all(before.memories))
 
 
 def _carry_wide(old: Model, model: Model, changes: SpecChanges) -> None:

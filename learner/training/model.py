@@ -113,6 +113,8 @@ class Model(ModelState):
             self.on_predicted(targets.ids, predictions, targets.labels, targets.weights, batch.earlier, keys)
         if self.learns_statistics:
             self.statistics.learn(batch.all_pages, batch.outcomes, batch.statistics)
+        if self.retrieval:
+            self.retrieval.learn(batch.all_pages, batch.outcomes)
         self._note(batch)
         if self.drift.is_due():
             self.act_on_drift()
@@ -180,11 +182,13 @@ class Model(ModelState):
         self.recent_pages.extend(words[a:b].tobytes() for a, b in pairwise(ends))
 
     def _learn_organic(self, installs: Sequence[Organic], source: int) -> None:
-        """Update the statistics of organic installs; without such statistics not even the ids are remembered."""
-        if not installs or not self.statistics.program.learns_organic:
+        """Update what organic installs move; where they move nothing not even the ids are remembered."""
+        if not installs or not (self.statistics.program.learns_organic or self.retrieval):
             return
         ids = np.array([organic_id(one.user, one.install_id) for one in installs], np.uint64)
         new = [one for one, is_new in zip(installs, self.learned_ids.add(ids, source), strict=True) if is_new]
         self.duplicates += len(installs) - len(new)
         self.organic += len(new)
         self.statistics.learn_organic(new)
+        if self.retrieval and new:
+            self.retrieval.learn_organic(new)

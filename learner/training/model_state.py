@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from learner.deep.deep_model import FIRST_FREEZE, DeepModel
+from learner.retrieval.item_retrieval import ItemRetrieval
 from learner.training.dedup import RecentIds
 from learner.training.drift import STEP_MAX, DriftDetector
 from learner.training.encoded_batch import BatchEncoder
@@ -83,6 +84,9 @@ class ModelState:
         self.held_out = HeldOut(spec, lambda: (self.wide, self.deep), self.encoder, self.predict_encoded)
         self.learned_ids = RecentIds()
         self.shown = ShownItems()
+        self.retrieval: ItemRetrieval | None = None
+        if spec.retrieval.is_learned and self.learns_statistics:
+            self.retrieval = ItemRetrieval(spec.retrieval, self.layout)
         self.drift = DriftDetector(spec.drift, slices)
         self.recent_pages = RecentPages(GOLDEN_PAGES)
 
@@ -133,6 +137,7 @@ class ModelState:
             and not any(records.organic[first:last])
             and self.wide.is_quiet(sizes.keys, newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
+            and (self.retrieval is None or self.retrieval.is_quiet(sizes.examples))
         )
 
     def due(self, before: int, after: int) -> list[Callable[[], None]]:
@@ -178,11 +183,13 @@ class ModelState:
         return self.spec.drift.action == "freeze" and self.drift.is_alarmed
 
     def return_to(self, earlier: "ModelState") -> None:
-        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics.
+        """Take over what an earlier model of the same spec has learned: weights, embeddings, statistics, what is
+        kept for retrieval.
 
         What belongs to the log stays: counts, ids learned, figures, times, pages.
         """
         self.wide, self.deep, self.statistics = earlier.wide, earlier.deep, earlier.statistics
+        self.retrieval = earlier.retrieval
         self.drift.begin_anew()
         self.held_out.begin_again()
 

@@ -130,6 +130,11 @@ class Ftrl:
         l1 = self._rates[1].l1
         return u - np.clip(u, -l1, l1)
 
+    def sums(self, rows: U64) -> F32:
+        """The sums of squared gradients of table rows [N, 2], faded to now. float32 [N]."""
+        n: F32 = np.ascontiguousarray(rows).view(np.float32)[:, 3]
+        return n / np.float32(self.forgetting.inflation())
+
     def restore_clock(self, state: I64) -> None:
         """Go on from a checkpoint's clock, after its table. Raises ValueError."""
         self._scale_sums(self.forgetting.restore(state))

@@ -1,6 +1,6 @@
 """Arms: how a page's candidates are ordered. Every arm's pages are ranked by a model, so that they carry features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -14,11 +14,12 @@ from stream.tables.dtypes import F32, I64, U64
 
 
 class ChosenPage(NamedTuple):
-    """A page's items as shown: indices of those asked for, int64 [k]; scores, if any; features."""
+    """A page's items as shown: indices of those asked for, int64 [k]; scores and propensities, if any; features."""
 
     order: I64
     scores: list[float]
     features: bytes
+    propensities: Sequence[float] = ()
 
 
 class Policy(Protocol):
@@ -50,7 +51,7 @@ class ByModel(Policy):
 
     def choose(self, reply: RankReply, asked: I64, k: int) -> ChosenPage:
         """As it came."""
-        return ChosenPage(asked, reply.scores, reply.features)
+        return ChosenPage(asked, reply.scores, reply.features, reply.propensities)
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class Storefront:
         for b, (one, page, reply) in enumerate(zip(asked, chosen, replies, strict=True)):
             impression = Impression(
                 reply.reply.request_id, reply.page_ms, reply.reply.user, pages.items(b, shown[b]),
-                self.arms[one.arm].name, reply.reply.version, page.scores, [1.0] * len(page.order), page.features,
+                self.arms[one.arm].name, reply.reply.version, page.scores, [*page.propensities], page.features,
                 pages.context(b),
             )  # fmt: skip
             self.world.post(impression, reply.page_ms)
@@ -257,7 +257,7 @@ class Storefront:
             return page
         order = np.arange(PAGE_ITEMS)
         features = selected(self._without_model.layout, page.features, order)
-        return ChosenPage(page.order[:PAGE_ITEMS], page.scores[:PAGE_ITEMS], features)
+        return ChosenPage(page.order[:PAGE_ITEMS], page.scores[:PAGE_ITEMS], features, page.propensities[:PAGE_ITEMS])
 
     def send_event(self, event: Impression | Install) -> None:
         """Send one event now."""

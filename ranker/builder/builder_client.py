@@ -34,6 +34,7 @@ from ranker.builder.wire import (
 )
 from ranker.kernels.item_activation_cache import ActivationCache, ItemInputs
 from ranker.kernels.net import Net
+from ranker.versions.learned_items import learned_items
 from ranker.versions.model import ServingTower, Version, embeddings_of
 from ranker.versions.version_loader import plan_of, version_of, warm_up
 from stream.runtime.errors import StoreUnavailable
@@ -195,8 +196,12 @@ def _assemble(
     if shown is None:
         assert previous is not None, "the build refers to the previous names, but there are none"
         shown = previous.shown
-    version = version_of(manifest, plan, wide, statistics, tower, previous, shown)
-    tables = [table for table in (result.wide, result.statistics, result.deep) if table]
+    learned = None
+    if result.learned_items is not None:
+        before = previous.learned_items if previous and previous.plan is plan else None
+        learned = learned_items(plan.spec.retrieval, layers_of(result.learned_items, arrays, known), before)
+    version = version_of(manifest, plan, wide, statistics, tower, previous, shown, learned)
+    tables = [table for table in (result.wide, result.statistics, result.deep, result.learned_items) if table]
     return LastBuild(
         result.build,
         version,

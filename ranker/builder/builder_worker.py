@@ -101,13 +101,16 @@ def _result(
     wide, statistics = table_ref(version.wide), table_ref(version.statistics)
     refs = [array_ref(array) for array in arrays]
     shown = None if last is not None and version.shown is last.shown else version.shown
+    learned = table_ref(version.learned_items.table) if version.learned_items else None
     return BuildResult(
-        build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, parts, refs
+        build, encode_manifest(version.manifest), wide, statistics, deep, net, shown, parts, refs, learned
     ), arrays
 
 
 def _table_arrays(version: Version) -> list[Array]:
-    tables = [version.wide, version.statistics, *([version.tower.embeddings] if version.tower else [])]
+    tables = [version.wide, version.statistics]
+    tables += [version.tower.embeddings] if version.tower else []
+    tables += [version.learned_items.table] if version.learned_items else []
     return [array for layers in tables for array in arrays_of(layers)]
 
 

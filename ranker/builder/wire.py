@@ -23,7 +23,7 @@ from stream.snapshots.manifest import Decision
 from stream.tables.delta_table import DeltaArrays, DeltaTable
 
 LENGTH_BYTES: Final = 8  # in front of each message
-DESCRIPTORS_MAX: Final = 64  # in one message: three tables of eight, and a tower's layers
+DESCRIPTORS_MAX: Final = 64  # in one message: four tables of eight, and a tower's layers
 
 
 class ItemsRef(msgspec.Struct, array_like=True):
@@ -101,6 +101,7 @@ class BuildResult(msgspec.Struct, tag=True):
     shown: tuple[str, ...] | None
     parts: int | None
     new_blocks: list[ArrayRef]
+    learned_items: TableRef | None = None
 
 
 class BuildFailure(msgspec.Struct, tag=True):

@@ -51,6 +51,7 @@ class Plan:
         history = layout.user_lists.index(layout.history) if layout.history else -1
         self.item_id = layout.item_id
         self.memories = len(program.memories)
+        self.explored: I64 = np.array(spec.explored_crosses() if spec.explore.needs_uncertainty else [], np.int64)
         self.arrays = PlanArrays(
             layout.size_array, encoder.wide, self._matrices(), program.crosses, program.rules, history, self.item_id
         )

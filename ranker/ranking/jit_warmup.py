@@ -1,10 +1,13 @@
 """JIT warm-up: a tiny model is published, loaded and ranked with in memory, so that every kernel is compiled."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
 
+from ranker.explore.draws import upper_bound
+from ranker.explore.exploration import draw_of
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import choose
@@ -35,6 +38,7 @@ deep = { features = ["user.id", "item.tags", "user.age", "statistics.*"], hidden
 rules.kept = { kind = "require", of = "item.tags", values = ["x"] }
 rules.varied = { kind = "cap", of = "item.tags", count = 2 }
 rules.mixed = { kind = "diversity", by = ["item.tags"], strength = 0.5 }
+explore = { kind = "thompson" }
 """
 
 
@@ -62,7 +66,8 @@ def _rank(version: Version, scorer: Scorer) -> None:
     rows = np.array([*map(catalogue.put, items.values())], np.int64)
     installs_of(version, np.array([1, 2], np.uint64))
     words = build_page(layout, layout.user("u", {"age": 1.0}, ["a"], {}), catalogue, rows)
-    ranked = rank_with(version, words, 1, 2, scorer)
+    upper_bound(np.ones(2))(np.ones(2))
+    ranked = rank_with(version, words, 1, 2, scorer, explorer=partial(draw_of, "r"))
     scores = score_features(version, ranked.features, 2)
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
     rules = Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, [])

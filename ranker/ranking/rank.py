@@ -10,10 +10,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from ranker import metrics
+from ranker.explore.exploration import draw_of
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.page_candidates import under_rules
 from ranker.ranking.score import Scorer
-from ranker.ranking.selection import Chosen, choose
+from ranker.ranking.selection import Chosen, Draw, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.retrieval.candidates import Candidates, retrieve
 from ranker.retrieval.pools import Query
@@ -41,7 +43,7 @@ RULES_CUT: Final = "rules_cut"
 class Ranked:
     """The k chosen: indices of candidates in order, probabilities, features of their page; how many were scored.
 
-    `propensities`: see Chosen.
+    `propensities`, `explored`: see Chosen.
     """
 
     order: list[int]
@@ -49,14 +51,20 @@ class Ranked:
     features: bytes
     scored: int
     propensities: list[float] = field(default_factory=list)
+    explored: int = 0
 
 
-Chooser = Callable[[I64, F64, int], Chosen]
+Chooser = Callable[[I64, F64, int, Draw | None], Chosen]
+Explorer = Callable[[Version, U64, I64], Draw | None]
 
 
-def best(candidates: I64, scores: F64, k: int) -> Chosen:
-    """The k with the highest scores."""
-    return choose(scores, k)
+def best(candidates: I64, scores: F64, k: int, draw: Draw | None = None) -> Chosen:
+    """The k with the highest scores, or those that are drawn."""
+    return choose(scores, k, draw=draw)
+
+
+def unexplored(version: Version, words: U64, candidates: I64) -> None:
+    """Nothing is drawn."""
 
 
 def rank_with(
@@ -67,11 +75,13 @@ def rank_with(
     scorer: Scorer,
     deadline_s: float | None = None,
     chooser: Chooser = best,
+    explorer: Explorer = unexplored,
 ) -> Ranked:
     """Rank a page (`build_page`) by one version as of `time_ms`; `features` include the statistics used for it.
 
-    `chooser` takes indices of the candidates that were scored [n], their probabilities [n], and k. Ties keep the page's
-    order. Raises BadEvent when a score isn't finite.
+    `chooser` takes indices of the candidates that were scored [n], their probabilities [n], k, and how places are drawn
+    by `explorer`, which takes the page as it is served and those indices. Ties keep the page's order. Raises BadEvent
+    when a score isn't finite.
     """
     layout = version.plan.layout
     served = as_served(layout, words)
@@ -81,10 +91,11 @@ def rank_with(
             f"version {version.number} gives a score that isn't finite: a number in the request is too large"
         )
     candidates = np.flatnonzero(scored)
-    found = chooser(candidates, scores[candidates].astype(np.float64), k)
+    found = chooser(candidates, scores[candidates].astype(np.float64), k, explorer(version, served, candidates))
     chosen = candidates[found.order]
     page = as_logged(layout, select(layout, served, chosen), words)
-    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities)
+    return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities,
+                  found.explored)  # fmt: skip
 
 
 def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply:
@@ -195,7 +206,11 @@ class Ranker:
         user = version.plan.layout.user(request.user, attributes or {}, history or [], request.context)
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         chooser = _chooser(rules, names, rows) if rules.orders else best
-        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s, chooser)
+        explorer = partial(draw_of, request.request_id)
+        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s, chooser, explorer)
+        if version.plan.spec.explore.kind != "none":
+            metrics.POSITIONS.inc(len(ranked.order))
+            metrics.EXPLORED.inc(ranked.explored)
         if len(ranked.order) < request.k and rules.is_cut:
             notes.append(RULES_CUT)
         if ranked.scored < len(names):
@@ -204,6 +219,7 @@ class Ranker:
             request.request_id, request.user, [names[i] for i in ranked.order], ranked.scores, version.number,
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
+            retrieval_version=version.retrieval_version if "neighbours" in candidates.sources else 0,
             removed=rules.removed, **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
@@ -213,8 +229,10 @@ class Ranker:
     ) -> Candidates:
         """Items that aren't excluded."""
         settings = served.version.plan.spec.retrieval if served else Retrieval()
+        learned = served.version.learned_items if served else None
+        view = learned.view if learned else None
         catalogue, pools = served.catalogue if served else None, self._watcher.pool_builder.pools
-        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue)
+        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view)
         return retrieve(query, set(excluded), self._cache.is_deleted)
 
     def _nothing(self, request: RankRequest) -> BadEvent:
@@ -250,10 +268,10 @@ def _given(request: RankRequest) -> list[str]:
 def _chooser(rules: PageRules, names: list[str], rows: I64) -> Chooser:
     """Choose as rules order."""
 
-    def ordered(candidates: I64, scores: F64, k: int) -> Chosen:
+    def ordered(candidates: I64, scores: F64, k: int, draw: Draw | None) -> Chosen:
         scored = item_rows([names[i] for i in candidates.tolist()], rows[candidates])
         places = rules.places(scored, scores, k)
-        chosen = Chosen(places.fill(), [])
+        chosen = choose(scores, k, places, draw) if draw else Chosen(places.fill(), [])
         rules.count(places)
         return chosen
 

@@ -8,10 +8,14 @@ from stream.tables.dtypes import F64
 
 
 class Chosen(NamedTuple):
-    """Indices of candidates in shown order; with what probability each was shown there (empty: nothing was drawn)."""
+    """Indices of candidates in shown order; with what probability each was shown there (empty: nothing was drawn).
+
+    `explored`: how many places don't show the candidate with the highest key.
+    """
 
     order: list[int]
     propensities: list[float]
+    explored: int = 0
 
 
 class Places(Protocol):
@@ -27,8 +31,10 @@ class Places(Protocol):
 class Draw(Protocol):
     """How a place is filled."""
 
-    def __call__(self, keys: F64) -> tuple[int, float]:
-        """The index of a candidate whose key isn't -inf, and the probability with which this one was drawn."""
+    def __call__(self, keys: F64, /) -> tuple[int, float | None]:
+        """The index of a candidate whose key isn't -inf, and the probability with which this one was drawn; None where
+        nothing is drawn.
+        """
 
 
 class FreePlaces:
@@ -53,12 +59,16 @@ def choose(keys: F64, k: int, places: Places | None = None, draw: Draw | None = 
     places = places or FreePlaces(keys)
     order: list[int] = []
     propensities: list[float] = []
+    explored = 0
     while len(order) < k:
         now = places.keys()
         if not (now > -np.inf).any():
             break
-        index, propensity = draw(now) if draw else (int(np.argmax(now)), 1.0)
+        best = int(np.argmax(now))
+        index, propensity = draw(now) if draw else (best, None)
         places.take(index)
         order.append(index)
-        propensities.append(propensity)
-    return Chosen(order, propensities if draw else [])
+        explored += index != best
+        if propensity is not None:
+            propensities.append(propensity)
+    return Chosen(order, propensities, explored)

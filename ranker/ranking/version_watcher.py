@@ -231,6 +231,8 @@ class VersionWatcher:
         self._cache.set_shown(version.shown)
         if old is None:
             self.pool_builder.rebuild(version, self._cache.columns, catalogue)
+        if version.learned_items:
+            _ = version.learned_items.view.vectors  # before a request has to wait for them
         now_ms = self._now_ms()
         self.served = ServedVersion(version, catalogue, self._rulebook(version, catalogue, old), now_ms)
         metrics.SWAPS.inc()

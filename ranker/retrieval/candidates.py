@@ -1,14 +1,24 @@
 """Candidates of a request: each source's share, without duplicates, filled up to their number."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from ranker.retrieval.pools import Query
 from ranker.retrieval.sources import found_by
 from stream.spec.retrieval import Source
 
 FILLED_UP: Final[Source] = "popular"  # what quotas leave over
+FUSED: Final[tuple[Source, ...]] = ("together", "neighbours")  # those that go by the user's own items
+RANK_OFFSET: Final = 60
+
+
+class Found(NamedTuple):
+    """An item that a source found, and its rank there, from 1, among those that may be retrieved."""
+
+    source: Source
+    rank: int
+    name: str
 
 
 @dataclass
@@ -26,7 +36,7 @@ class Candidates:
 
 def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str], bool]) -> Candidates:
     """At most `count` items, none of them excluded: each source's quota, in the spec's order; then popular ones, and
-    if these don't suffice, what else the sources have.
+    if these don't suffice, what else the sources have. FUSED sources share their quotas, in the order of `fused`.
     """
     settings, found = query.settings, Candidates([])
     seen: set[str] = set()
@@ -38,18 +48,22 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
         return bool(name) and not is_deleted(name)
 
     quotas = {source: quota for source, quota in settings.quotas().items() if quota} | {FILLED_UP: settings.popular}
-    ranked = {source: enumerate(filter(allowed, found_by(source, query)), 1) for source in quotas}
+    ranked = {source: _ranked(source, filter(allowed, found_by(source, query))) for source in quotas}
+    if all(map(quotas.get, FUSED)):
+        both = {source: quotas.pop(source) for source in FUSED}
+        quotas = {FUSED[0]: sum(both.values()), **quotas}
+        ranked[FUSED[0]] = fused({source: ranked.pop(source) for source in FUSED}, both)
 
     def take(source: Source, count: int) -> None:
         if count <= 0:
             return
-        for rank, name in ranked[source]:
-            if name in seen:
+        for one in ranked[source]:
+            if one.name in seen:
                 continue
-            seen.add(name)
-            found.names.append(name)
-            found.sources.append(source)
-            found.source_ranks.append(rank)
+            seen.add(one.name)
+            found.names.append(one.name)
+            found.sources.append(one.source)
+            found.source_ranks.append(one.rank)
             count -= 1
             if not count:
                 return
@@ -59,3 +73,22 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
     for source in (FILLED_UP, *quotas):
         take(source, settings.count - len(found.names))
     return found
+
+
+def fused(ranked: Mapping[Source, Iterable[Found]], quotas: Mapping[Source, int]) -> Iterator[Found]:
+    """Sources merged by reciprocal ranks (Cormack et al. 2009): the sum of quota / (RANK_OFFSET + rank), so what both
+    found comes first. An item counts for the source that adds most.
+    """
+    scores: dict[str, float] = {}
+    best: dict[str, tuple[float, Found]] = {}
+    for source, items in ranked.items():
+        for one in items:
+            score = quotas[source] / (RANK_OFFSET + one.rank)
+            scores[one.name] = scores.get(one.name, 0.0) + score
+            if one.name not in best or score > best[one.name][0]:
+                best[one.name] = score, one
+    return (best[name][1] for name in sorted(scores, key=lambda name: -scores[name]))
+
+
+def _ranked(source: Source, names: Iterable[str]) -> Iterator[Found]:
+    return (Found(source, rank, name) for rank, name in enumerate(names, 1))

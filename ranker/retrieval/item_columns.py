@@ -1,11 +1,12 @@
 """Items in arrays: what a sweep over all of them reads, without their objects and without the interpreter's lock."""
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from stream.features.page_features import id_of, seed_of
+from stream.features.page_features import cached_id_of, id_of, seed_of
 from stream.tables.dtypes import F64, I64, U64
 
 ONLY_SHOWN: Final = -np.inf  # static popularity of an item that nobody described
@@ -29,6 +30,7 @@ class ItemColumns:
         self.names: list[str] = []  # by slot; empty: free
         self.added = 0  # how many items were added so far
         self._slots: dict[str, int] = {}
+        self._by_id: dict[int, int] = {}
         self._free: list[int] = []
         self._ids = np.zeros(1024, np.uint64)
         self._popularity = np.full(1024, np.nan)
@@ -41,7 +43,8 @@ class ItemColumns:
         if slot is None:
             self.added += 1
             slot = self._slots[name] = self._new_slot(name)
-            self._ids[slot], self._added[slot] = id_of(_SEED, name), self.added
+            item_id = id_of(_SEED, name)
+            self._ids[slot], self._added[slot], self._by_id[item_id] = item_id, self.added, slot
             self._latest.append((self.added, name))
         self._popularity[slot] = popularity
 
@@ -51,7 +54,13 @@ class ItemColumns:
         if slot is not None:
             self._popularity[slot] = np.nan
             self.names[slot] = ""
+            self._by_id.pop(int(self._ids[slot]), None)
             self._free.append(slot)
+
+    def names_of(self, ids: U64) -> Iterator[str]:
+        """Names of the items with these ids, in order; those that aren't here are left out."""
+        slot_of, names = self._by_id.get, self.names
+        return (names[slot] for item_id in ids.tolist() if (slot := slot_of(item_id)) is not None)
 
     def slice(self, first: int, count: int) -> ItemSlice:
         """Slots first : first + count, as far as there are some."""
@@ -76,3 +85,8 @@ class ItemColumns:
             self._added = np.concatenate([self._added, np.zeros_like(self._added)])
         self.names.append(name)
         return slot
+
+
+def ids_of(names: Sequence[str]) -> U64:
+    """The ids that pages have of these items, uint64 [n]."""
+    return np.array([cached_id_of(_SEED, name) for name in names], np.uint64)

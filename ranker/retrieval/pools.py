@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
+from ranker.kernels.retrieval import LAST
 from ranker.retrieval.attribute_lists import NO_LISTS, AttributeLists
-from ranker.retrieval.item_columns import ItemColumns
+from ranker.retrieval.item_columns import ItemColumns, ids_of
+from ranker.versions.learned_items import LearnedRows
 from stream.features.page_features import Catalogue
 from stream.spec.retrieval import Retrieval
-from stream.tables.dtypes import F64, I64
+from stream.tables.dtypes import F64, I64, U64
 
 Keys = tuple[F64, ...]  # by which a source orders items, most important first, each [n]; the first is -inf: not there
 
@@ -43,7 +46,8 @@ class Pools:
 
 @dataclass(frozen=True)
 class Query:
-    """Whom to retrieve for. `history`: all that the user installed, newest last; `catalogue`: None without a model."""
+    """Whom to retrieve for. `history`: all that the user installed, newest last; `catalogue`, `learned`: None without a
+    model, or where it has none."""
 
     request_id: str
     history: Sequence[str]
@@ -51,3 +55,14 @@ class Query:
     pools: Pools
     columns: ItemColumns
     catalogue: Catalogue | None = None
+    learned: LearnedRows | None = None
+
+    @cached_property
+    def last_ids(self) -> U64:
+        """Ids of the user's last items, newest first."""
+        return ids_of(self.history[: -LAST - 1 : -1])
+
+    @property
+    def depth(self) -> int:
+        """How many items a source that orders them by request should name: enough when the user has many of them."""
+        return 3 * self.settings.count + len(self.history)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from ranker.retrieval.neighbours import neighbours
 from ranker.retrieval.new import few_impressions, new
 from ranker.retrieval.pools import Keys, Query, SweptItems
 from ranker.retrieval.popular import popular
 from ranker.retrieval.same import same
+from ranker.retrieval.together import together
 from ranker.retrieval.trending import trending
 
 # Items are ordered for all users alike, off the request path.
@@ -16,7 +18,12 @@ ORDERS: Final[Mapping[str, Callable[[SweptItems], Keys]]] = {
     "new": few_impressions,
 }
 # Names of items, best first, for one request; the user's own ones may be among them.
-BY_REQUEST: Final[Mapping[str, Callable[[Query], Iterable[str]]]] = {"same": same, "new": new}
+BY_REQUEST: Final[Mapping[str, Callable[[Query], Iterable[str]]]] = {
+    "together": together,
+    "neighbours": neighbours,
+    "same": same,
+    "new": new,
+}
 
 
 def found_by(source: str, query: Query) -> Iterable[str]:

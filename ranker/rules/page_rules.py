@@ -160,7 +160,7 @@ class PageRules:
     def _cap_state(self, candidates: ItemRows, k: int) -> Caps:
         begins, ids = self._ids(candidates, [cap.of for _, cap in self._caps])
         values, caps = number_ids(begins, ids, max(1, len(self._caps)))
-        counts, within = ([getattr(cap, name) for _, cap in self._caps] for name in ("count", "within"))
+        counts, within = [cap.count for _, cap in self._caps], [cap.within for _, cap in self._caps]
         used, totals = np.zeros((len(caps), k), np.int64), np.zeros(len(caps), np.int64)
         return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, totals)
 

@@ -91,8 +91,7 @@ class RequestLoop:
         self._replies.settle()
         self._replied = 0
         if self._unread_bytes <= UNREAD_BYTES_MAX:
-            is_idle = not self._unread and not len(self._queue)
-            self._poll(timeout_s if is_idle else 0.0, RECORDS_MAX)
+            self._poll(timeout_s if self.is_idle else 0.0, RECORDS_MAX)
         elif self._clock_s() - self._polled_s >= STAY_S:
             self._poll(0.0, 1)
         self._read_heads()
@@ -104,6 +103,11 @@ class RequestLoop:
             self._lag.observe(self._reader.ends(), self._reader.assigned(), self._trackers, self._now_ms())
         self._observe_queue()
         return self._replied
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was read is answered: a slice without a reply may have run out of time."""
+        return not self._unread and not len(self._queue)
 
     def finish(self) -> None:
         """Commit what is answered and acknowledged within FINISH_S; others answer the rest. Raises LogError."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
+from msgspec import UNSET
 
 from ranker.kernels.item_activation_cache import NO_ACTIVATIONS, ActivationCache, ActivationTable
 from ranker.kernels.layered_table import LayeredTable
@@ -22,11 +23,14 @@ from ranker.kernels.pair_cache import Generation, PairCache
 from ranker.kernels.plan import Plan
 from ranker.kernels.request import Tables, UserContext
 from ranker.kernels.scratch import Scratch, new_scratch
+from ranker.kernels.uncertainty import add_variances
+from ranker.versions.learned_items import LearnedItems
 from stream.features.page_features import words_of
 from stream.features.serve_as import as_served
 from stream.runtime.errors import BadEvent
 from stream.snapshots.manifest import Manifest
-from stream.tables.dtypes import F32, U64
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
+from stream.tables.dtypes import F32, F64, I64, U64
 
 BATCH_ITEMS: Final = 100  # scored at once, at most: few enough for a core's own caches, enough to use each weight often
 BATCH_ITEMS_MAX: Final = 1_000
@@ -59,11 +63,18 @@ class Version:
     pairs: PairCache
     tower: ServingTower | None
     shown: tuple[str, ...]  # names of items on pages that were learned
+    learned_items: LearnedItems | None  # if the spec retrieves by them
 
     @property
     def number(self) -> int:
         """The version's number."""
         return self.manifest.version
+
+    @property
+    def retrieval_version(self) -> int:
+        """The version up to whose examples the items' vectors have learned; 0: there are none."""
+        part = self.manifest.parts.get(RETRIEVAL_PART)
+        return 0 if part is None or part.version is UNSET else part.version
 
     @cached_property
     def item_weights(self) -> int:
@@ -118,6 +129,17 @@ class Version:
     def _live(self) -> ActivationTable:
         """Items' parts, as far as they're there."""
         return self.tower.items.live if self.tower else NO_ACTIVATIONS
+
+    def uncertainty(self, words: U64, positions: I64) -> F64:
+        """How much the model doesn't know of the items at these positions of a page as it's served, in log-odds.
+
+        float64 [n], u of `Explore`; zeros of a spec under which versions don't say so.
+        """
+        explored, variances = self.plan.explored, np.zeros(len(positions))
+        prior, scratch = self.plan.spec.explore.prior, self._scratch()
+        crosses, sizes = self.plan.arrays.wide, self.plan.layout.size_array
+        add_variances(words, sizes, positions, crosses, explored, self.wide.view, prior, scratch, variances)
+        return np.sqrt(variances)
 
     def fill(self, words: U64, time_ms: int) -> None:
         """Write the page's statistics, as of `time_ms`, into its words."""

@@ -12,6 +12,7 @@ from stream.events.types import TIME_MS_MAX
 from stream.features.statistic_reads import GONE_MS
 from stream.features.statistics import WIDTH as STATISTICS_WIDTH
 from stream.runtime.errors import BadSnapshot
+from stream.snapshots.coarse_sums import sums_of
 from stream.snapshots.payload import Payload
 from stream.tables.dtypes import F32, U64
 from stream.tables.hash_table import distinct
@@ -20,12 +21,19 @@ SUM_MAX: Final = 1e18  # of a statistic: 2⁴⁰ labels of weight a million
 
 
 def wide_change(payload: Payload) -> Change:
-    """Keys and weights (float32 in the low half of a column). A weight of 0 equals an absent key."""
+    """Keys and weights (float32 in the low half of a column; in the high half sums of squared gradients, 0 if there are
+    none). A weight of 0 equals an absent key.
+    """
     keys, weights = _keys(payload, "keys"), _array(payload, "weights", "<f4", 1)
     if len(keys) != len(weights):
         raise BadSnapshot(f"{len(keys)} wide keys have {len(weights)} weights")
     columns = np.zeros((len(keys), 1), np.uint64)
     columns.view(np.float32)[:, 0] = weights
+    if "sums" in payload:
+        codes = _array(payload, "sums", "|u1", 1)
+        if len(codes) != len(keys):
+            raise BadSnapshot(f"{len(keys)} wide keys have {len(codes)} sums")
+        columns.view(np.float32)[:, 1] = sums_of(codes)
     return Change(keys, columns, removed=_dead(payload))
 
 
@@ -64,6 +72,21 @@ def embedding_change(payload: Payload, dim: int) -> Change:
     unseen = None if known.all() else vectors[~known][0]
     keys, vectors = keys[known], vectors[known]
     return Change(keys, np.zeros((len(keys), 0), np.uint64), vectors, _dead(payload), unseen)
+
+
+def retrieval_change(payload: Payload, length: int, dim: int) -> Change:
+    """Items' rows as `ranker/kernels/retrieval.py` reads them, with lists of this length and vectors of this size."""
+    keys, listed = _keys(payload, "keys"), _array(payload, "listed", "<u8", 2)
+    n = len(keys)
+    if listed.shape != (n, length):
+        raise BadSnapshot(f"lists of shape {listed.shape} should have {(n, length)}")
+    numbers = [_floats(payload, "weights", (n, length)), _floats(payload, "inputs", (n, dim)),
+               _floats(payload, "outputs", (n, dim)), _floats(payload, "installs", (n,))[:, None],
+               _floats(payload, "biases", (n,))[:, None]]  # fmt: skip
+    if (numbers[0] < 0).any() or (numbers[3] < 0).any():
+        raise BadSnapshot("a weight in a list, or a count of installs, is below 0")
+    rows = np.concatenate([np.ascontiguousarray(listed).view(np.float32).reshape(n, 2 * length), *numbers], axis=1)
+    return Change(keys, np.zeros((n, 0), np.uint64), rows, _dead(payload))
 
 
 def dense_layers(payload: Payload, plan: Plan) -> tuple[list[tuple[F32, F32]], F32]:

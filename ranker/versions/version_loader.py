@@ -19,6 +19,7 @@ from ranker.kernels.net import net_of
 from ranker.kernels.pair_cache import new_cache
 from ranker.kernels.plan import Plan
 from ranker.kernels.table_reads import read_rows
+from ranker.versions.learned_items import LearnedItems, build_learned_items
 from ranker.versions.model import BATCH_ITEMS, ServingTower, Version, embeddings_of, score_features
 from ranker.versions.snapshot_validation import dense_layers, embedding_change, statistic_change, wide_change
 from stream.features.page_features import Catalogue, build_page, statistics_of, words_of
@@ -27,6 +28,7 @@ from stream.runtime.errors import BadEvent, BadSnapshot, SnapshotError, SpecErro
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Decision, Manifest
 from stream.snapshots.payload import Payload
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
 from stream.snapshots.store import VersionReader, fetch
 from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec_file import decode_spec
@@ -65,7 +67,9 @@ class VersionLoader:
 
     def _reset(self) -> None:
         self._deltas: dict[PayloadId, Payload] = {}  # of the newest manifest: later ones name most of them again
-        self._table_builders = {part: TableBuilder(self._allocate) for part in ("wide", "statistics", "deep")}
+        self._table_builders = {
+            part: TableBuilder(self._allocate) for part in ("wide", "statistics", "deep", RETRIEVAL_PART)
+        }
 
     def load(self, number: int, previous: Version | None = None) -> Version:
         """Version `number`, validated. Raises BadSnapshot when it must not be served, StoreUnavailable."""
@@ -97,6 +101,8 @@ class VersionLoader:
         parts = {"wide", "statistics"} | ({"deep"} if "deep" in plan.spec.parts else set())
         if missing := parts - set(manifest.parts):
             raise BadSnapshot(f"version {manifest.version} lacks {', '.join(sorted(missing))}, which its spec asks for")
+        if plan.spec.retrieval.is_learned and RETRIEVAL_PART in manifest.parts:  # earlier builds published none
+            parts |= {RETRIEVAL_PART}
         payload_ids = {part: tuple(map(tuple, manifest.parts[part].payloads())) for part in parts}
         small = {tuple(d) for part in parts for d in manifest.parts[part].deltas}
         known = list(self._deltas.items())  # one atomic copy: the thread that builds a base writes to it, too
@@ -127,7 +133,12 @@ class VersionLoader:
             net = net_of(plan, *dense_layers(read(payload_ids["deep"][-1]), plan))
             embeddings = embeddings_of(rows, plan.item.deep.unseen)
             tower = ServingTower(rows, net, ActivationCache(plan, embeddings, net, old.items if old else None))
-        return version_of(manifest, plan, wide, statistics, tower, previous, self._shown(manifest, previous))
+        learned = None
+        if RETRIEVAL_PART in parts:
+            before_learned = previous.learned_items if previous else None
+            learned = build_learned_items(plan.spec.retrieval, before_learned, layers)
+        shown = self._shown(manifest, previous)
+        return version_of(manifest, plan, wide, statistics, tower, previous, shown, learned)
 
     def _shown(self, manifest: Manifest, previous: Version | None) -> tuple[str, ...]:
         """Names of items that were shown: the same object while they're equal. Earlier manifests have none."""
@@ -147,9 +158,13 @@ class VersionLoader:
         def relabelled(part: str, layers: LayeredTable) -> LayeredTable:
             return replace(layers, payload_ids=merged[part]) if merged.get(part) else layers
 
-        tower = replace(live.tower, embeddings=relabelled("deep", live.tower.embeddings)) if live.tower else None
+        tower, learned = live.tower, live.learned_items
         return replace(
-            live, wide=relabelled("wide", live.wide), statistics=relabelled("statistics", live.statistics), tower=tower
+            live,
+            wide=relabelled("wide", live.wide),
+            statistics=relabelled("statistics", live.statistics),
+            tower=replace(tower, embeddings=relabelled("deep", tower.embeddings)) if tower else None,
+            learned_items=replace(learned, table=relabelled(RETRIEVAL_PART, learned.table)) if learned else None,
         )
 
     def _descends_from(self, live: Manifest, manifest: Manifest) -> bool:
@@ -172,13 +187,14 @@ def version_of(
     tower: ServingTower | None,
     previous: Version | None,
     shown: tuple[str, ...],
+    learned_items: LearnedItems | None,
 ) -> Version:
     """A version of these parts; it takes over the pair caches of `previous` when that has the same plan."""
     if previous is not None and previous.plan is plan:
         pairs = previous.pairs.follow(wide, statistics)
     else:
         pairs = new_cache(wide, plan.arrays.matrices, statistics, plan.memories)
-    return Version(manifest, plan, wide, statistics, pairs, tower, shown)
+    return Version(manifest, plan, wide, statistics, pairs, tower, shown, learned_items)
 
 
 def merged_payload_ids(live: Manifest, manifest: Manifest, part: str) -> tuple[PayloadId, ...]:

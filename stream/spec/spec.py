@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import field
 
-from stream.spec.built_in_columns import built_in_columns
+from stream.spec.built_in_columns import NEWEST, built_in_columns
 from stream.spec.columns import NUMBERS, POSITION, Column, Cross, PageTime, Statistic
+from stream.spec.explore import Explore
 from stream.spec.parts import Deep, Drift, Label, Publish, Wide
 from stream.spec.retrieval import Retrieval
 from stream.spec.rules import AnyRule
@@ -18,7 +19,7 @@ from stream.spec.values import Bound, ColumnType, Name, Part, PartName
 
 SLICES_MAX: Final = 100  # each has about 300 KB of metrics
 SLICE_BYTES_MAX: Final = 48  # of column=value: metrics of a version have names of at most 64
-LEFT_OUT: Final = ("name", "publish", "slices", "drift", "retrieval", "rules")  # of the fingerprint
+LEFT_OUT: Final = ("name", "publish", "slices", "drift", "retrieval", "rules", "explore")  # of the fingerprint
 ORIGINS: Final = ("user", "item", "context")  # of columns
 ATTRIBUTE: Final = "attribute"  # the type of a column that only rules read
 EVERY_BEFORE: Final = 20_000  # the default of deep.warm_start.every in earlier builds
@@ -46,13 +47,14 @@ class Spec(Part, frozen=True):
     drift: Drift = Drift()
     retrieval: Retrieval = Retrieval()
     rules: dict[str, AnyRule] = {}  # of what a page may show, in this order
+    explore: Explore = Explore()
 
     def fingerprint(self) -> str:
         """16 hex digits: equal for specs whose models are interchangeable.
 
-        It leaves out name, publish, slices, drift, retrieval, rules, columns that only rules read, and label.organic:
-        no example depends on them (a statistic of organic installs is part of it anyway); label.base_rate, of which
-        only a new model knows; label.skew: it was added later, and models had to stay valid; and
+        It leaves out what no example depends on: name, publish, slices, drift, retrieval, rules, explore, columns that
+        only rules read, and label.organic (a statistic of organic installs is part of it anyway); label.base_rate, of
+        which only a new model knows; label.skew: it was added later, and models had to stay valid; and
         label.sample_negatives, which changes how soon weights move.
 
         The order of columns and statistics counts: it's the order of a page's words and of the deep part's inputs.
@@ -138,6 +140,20 @@ class Spec(Part, frozen=True):
         """Every wide feature and cross-product, in order, as a Cross."""
         singles = [Cross(of=[name]) for name in self.wide.features]
         return singles + [c if isinstance(c, Cross) else Cross(of=c) for c in self.wide.crosses]
+
+    def explored_crosses(self) -> list[int]:
+        """Indices of the wide features and crosses by which exploration knows what is uncertain of an item: those of
+        its columns, but not of a user's id or history, whose keys are new for most pages.
+        """
+        if "wide" not in self.parts:
+            return []
+        histories = [name for name, column in self._declared_columns().items() if column.of]
+        users = {"user.id", *histories, *(history + NEWEST for history in histories)}
+        return [
+            i
+            for i, cross in enumerate(self.crosses())
+            if any(name.startswith("item.") for name in cross.of) and not users.intersection(cross.of)
+        ]
 
     def deep_features(self) -> list[str]:
         """The deep part's columns and statistics, with `statistics.*` expanded."""

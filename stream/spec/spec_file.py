@@ -11,6 +11,7 @@ import msgspec
 
 from stream.runtime.errors import SpecError
 from stream.spec.columns import Column, Cross, PageTime, Statistic
+from stream.spec.explore import Explore, ExploreKind
 from stream.spec.parts import Deep, Gate, Label, OrganicTo, Policy, Publish, WarmStart, Wide
 from stream.spec.retrieval import Retrieval
 from stream.spec.retrieval_rules import check_retrieval
@@ -130,6 +131,7 @@ _TABLES: Final = {
     "warm_start": WarmStart,
     "gate": Gate,
     "retrieval": Retrieval,
+    "explore": Explore,
     "statistics": Statistic,
     "user": Column,
     "item": Column,
@@ -153,7 +155,7 @@ _EXPECTED: Final = {
     "`bool | str`": 'it is true or false, or where they are emitted: "topic" or "examples"',
 }
 _CHOICES: Final = {"kind": get_args(Measure), "parts": get_args(PartName), "policy": get_args(Policy),
-                   "organic": get_args(OrganicTo)}  # fmt: skip
+                   "organic": get_args(OrganicTo), "explore.kind": get_args(ExploreKind)}  # fmt: skip
 
 
 def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
@@ -173,7 +175,7 @@ def _explain(message: str, raw: dict[str, Any], text: str, source: str) -> str:
         why = f"unknown key {key!r} {f'in [{at}]' if at else 'at the top level'}; "
         return f"{source}{_line_of([*path, key], text)}: {why}{near(key, list(holder.__struct_fields__))}"
     if value := re.fullmatch(r"Invalid enum value '(.*)'", what):
-        choices = list(_CHOICES.get(words[-1], get_args(ColumnType)))
+        choices = list(_CHOICES.get(at) or _CHOICES.get(words[-1], get_args(ColumnType)))
         why = f"{at} can't be {value.group(1)!r}; {near(value.group(1), choices)}"
         return f"{source}{_line_of([*path, value.group(1)], text)}: {why}"
     if "matching regex" in what:

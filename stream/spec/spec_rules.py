@@ -55,6 +55,10 @@ def check_rules(spec: Spec, reject: Reject) -> None:
         reject(("label", "base_rate"), why + f"it is {spec.wide.bias_pull:g} (alpha: bias_alpha, where there's one)")
     _check_delays(spec, reject)
     check_rules_table(spec, lambda name, word, why: reject(("rules", name, word), f"rules.{name}: {why}"))
+    if spec.explore.needs_uncertainty and not spec.explored_crosses():
+        why = "needs a wide feature or cross of [item] without user.id and history: it knows by these how much was "
+        remedy = 'learned of an item; add "item.id" to wide.features, or set kind = "epsilon"'
+        reject(("explore", "kind"), f"[explore]: {spec.explore.kind} {why}{remedy}")
 
 
 def _check_columns(spec: Spec, reject: Reject) -> None:

@@ -11,7 +11,7 @@ from tests.support.changing_world import IDS_MAX, changing_spec, mixed_log
 
 SPEC: Final = changing_spec()
 LOG: Final = mixed_log(SPEC, 330)
-SLICES: Final = 6  # between two records
+SLICES: Final = 24  # between two records
 
 
 def new_model() -> Model:

@@ -180,6 +180,8 @@ class ToyModel:
             "wide": {"keys": np.array(wide, np.uint64), "weights": np.array([self.wide[k] for k in wide], np.float32)},
             "statistics": {"rows": rows},
         }
+        if self.spec.explore.needs_uncertainty:
+            contents["wide"] = {**contents["wide"], "sums": np.array([k >> 8 & 255 for k in wide], np.uint8)}
         if "deep" in self.spec.parts:
             live = sorted(of["deep"] & set(self.vectors))
             vectors = np.array([self.vectors[k] for k in live], np.float32).reshape(-1, self.spec.deep.embedding_dim)

@@ -77,11 +77,12 @@ class Store:
             arm.log.send(REPLIES.name, n % PARTITIONS, encode_record([reply]))
 
     def ranked(self, request: RankRequest) -> RankReply:
-        """The k best candidates by checksum."""
+        """The k best candidates by checksum, with propensities of (1 + checksum) / 2."""
         items = sorted(request.candidates or [], key=checksum, reverse=True)[: request.k]
         words = self.page(request, items)
         return RankReply(request.request_id, request.user, items, [*map(checksum, items)], VERSION,
-                         features=words.tobytes(), time_ms=request.time_ms)  # fmt: skip
+                         features=words.tobytes(), time_ms=request.time_ms,
+                         propensities=[(1 + checksum(item)) / 2 for item in items])  # fmt: skip
 
     def page(self, request: RankRequest, items: Sequence[str]) -> U64:
         """Features of these items, each statistic the item's checksum."""

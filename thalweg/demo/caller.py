@@ -48,6 +48,7 @@ def impression_of(reply: RankReply, time_ms: int) -> Impression | None:
         reply.items,
         version=reply.version,
         scores=reply.scores,
+        propensities=reply.propensities,
         features=reply.features,
     )
 

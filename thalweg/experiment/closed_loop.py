@@ -51,7 +51,8 @@ TOPICS: Final = dict.fromkeys((topic.name for topic in WRITTEN), 1)
 class ClosedLoop:
     """A run. `assign`: the arm of a user. `sync_ms`: event time between versions, of both parts.
 
-    `frozen_from`: share of the pages after which nothing is published any more. Call `run` once.
+    `frozen_from`: share of the pages after which nothing is published any more. `on_shown` is called with pages before
+    they are learned. Call `run` once.
     """
 
     spec: Spec
@@ -62,6 +63,7 @@ class ClosedLoop:
     sync_ms: int = 2_000
     frozen_from: float = 1.0
     on_progress: Callable[[int], None] = lambda pages: None
+    on_shown: Callable[[ShownPages], None] = lambda shown: None
     seconds: dict[str, float] = field(default_factory=dict)  # by what they were spent for
 
     def __post_init__(self) -> None:
@@ -134,6 +136,7 @@ class ClosedLoop:
             assert shown is not None
             assert not self.front.pending, "every request has a reply"
             self._timed("rank by all", partial(self._rank_by_all, shown))
+            self.on_shown(shown)
             found.append(shown)
             self._send(int(shown.pages.times_ms[-1]))
             self._timed("join", self.joiner.step)

@@ -127,7 +127,7 @@ class ServedModel:
     def answer(self) -> None:
         """Answer all requests that wait; earlier replies were read."""
         self.log.truncate(REPLIES.name, 0, self.log.ends(REPLIES.name)[0])
-        while self._requests.poll_once(0.0):
+        while self._requests.poll_once(0.0) or not self._requests.is_idle:
             pass
         self.log.truncate(REQUESTS.name, 0, self.log.ends(REQUESTS.name)[0])
 

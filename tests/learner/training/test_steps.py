@@ -19,6 +19,10 @@ from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
 
 ORGANIC = 'alike = { kind = "affinity", of = "item.id", to = "user.history" }'
+RETRIEVAL = """[retrieval]
+together = 9
+neighbours = 9
+kept = { list_length = 4, vector_dim = 2 }"""
 WORLDS = {
     "plain": {},
     "wait": {"[label]": '[label]\npolicy = "wait"'},
@@ -33,6 +37,7 @@ WORLDS = {
         ORGANIC: 'together = { kind = "lift", of = "installs", by = ["user.id", "item.id"], neighbours = 3 }',
         "[label]": '[label]\norganic = "examples"',
     },
+    "retrieval": {"[label]": f'{RETRIEVAL}\n[label]\norganic = "examples"'},
     "admitted": {"l1 = 0.1\nfeatures": "l1 = 0.1\nadmit = 2\nfeatures"},
     "expiring": {"l1 = 0.1\nfeatures": 'l1 = 0.1\nexpire = "200s"\nfeatures'},
     "forgetting": {

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learner.publishing.version_builder import VersionBuilder
+from learner.training.model import Model
 from ranker.builder import builder_client
 from ranker.builder.blocks import allocate, array_ref, block_of, map_arrays
 from ranker.builder.builder_client import BuilderClient, BuilderProcess, start_builder
@@ -22,6 +24,7 @@ from ranker.builder.wire import SaveRequest
 from ranker.kernels.item_activation_cache import ActivationCache, ItemInputs
 from ranker.kernels.net import Embeddings, Net
 from ranker.kernels.plan import Plan
+from ranker.kernels.retrieval import together_with
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.versions.model import Version, score_features
@@ -35,6 +38,8 @@ from stream.snapshots.payload import digests_of, pack, split
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
 from stream.tables.dtypes import F32
+from tests.support.changing_world import RETRIEVAL, mixed_log
+from tests.support.learner_world import small_spec
 from tests.support.random_models import ToyModel, some_spec
 from tests.support.waiting import wait_until
 from thalweg.stack.server import start_time
@@ -118,6 +123,40 @@ def test_a_version_from_elsewhere_is_the_same(parts: list[str], seed: int) -> No
             older.append((there, scores(here)))
         for version, had in older:
             assert scores(version) == had
+
+
+def test_what_is_kept_for_retrieval_comes_from_elsewhere() -> None:
+    """Items' lists and vectors are those that this process would load; unchanged ones are shared."""
+    spec = small_spec(**{"[label]": f'{RETRIEVAL}\n[label]\norganic = "examples"'})
+    model, store = Model(spec), MemoryStore(spec.name)
+    cutter, token, log = VersionBuilder(model), store.take_token(), mixed_log(spec, 200)
+    with building(store) as builder:
+        loader = VersionLoader(store, spec.name)
+        here: Version | None = None
+        there: Version | None = None
+        before: Version | None = None
+        for number in range(1, 12):
+            if number < 11:
+                for offset in range(6 * number - 6, 6 * number):
+                    model.learn(log[offset], offset)
+            cut = cutter.build(number, number - 1, token, 6 * number, 0, {}, deep=number < 11)
+            store.put_blobs(cut.blobs)
+            store.publish(cut.manifest)
+            before = there
+            here, there = loader.load(number, here), builder.load(number, there)
+            assert here.learned_items is not None
+            assert there.learned_items is not None
+            mine, theirs = here.learned_items.view.vectors, there.learned_items.view.vectors
+            order, others = np.argsort(mine.ids), np.argsort(theirs.ids)
+            assert mine.outputs[:, order].tobytes() == theirs.outputs[:, others].tobytes()
+            history = mine.ids[order][:9].copy()
+            found = [together_with(one.view.rows, history) for one in (here.learned_items, there.learned_items)]
+            assert found[0][1].tobytes() == found[1][1].tobytes()
+        assert before is not None
+        assert before.learned_items is not None
+        assert there is not None
+        assert there.learned_items is not None
+        assert there.learned_items.view is before.learned_items.view
 
 
 def test_new_dense_layers_come_with_the_hottest_items_parts(

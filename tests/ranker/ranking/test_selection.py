@@ -18,8 +18,8 @@ def test_free_places_are_the_best(scores: F64, k: int) -> None:
 
 
 def test_draws_have_propensities() -> None:
-    """Each place has the probability of its own draw; an item is shown once."""
+    """Each place has the probability of its own draw; an item is shown once; what isn't the best is counted."""
     chosen = choose(
         np.array([1.0, 2.0, 3.0]), 5, draw=lambda now: (int(np.argmin(np.where(now > -np.inf, now, 9))), 0.5)
     )
-    assert chosen == ([0, 1, 2], [0.5] * 3)
+    assert chosen == ([0, 1, 2], [0.5] * 3, 2)

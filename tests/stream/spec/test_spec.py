@@ -219,6 +219,10 @@ REFUSALS = [
     ('["new", "old"]', '["new", ""]', 38, "none empty"),
     ('["new", "old"]', f'["new", "{"x" * 39}"]', 38, "is over 48 bytes"),
     ('["new", "old"]', f"{[str(i) for i in range(99)]}", 37, "101 values are over 100"),
+    # explore
+    ("[publish]\n", '[explore]\nkind = "thomson"\n[publish]\n', 34, "'thomson'; did you mean 'thompson'"),
+    ('{ of = ["user.age_band", "item.tags"], alpha = 0.2 },\n]', ']\n[explore]\nkind = "ucb"', 25, "ucb needs a wide"),
+    ("[publish]\n", "[explore]\nepsilon = 1.0\n[publish]\n", 34, "explore.epsilon: Expected `float` < 1"),
     # not TOML
     ("quantiles = 8", "quantiles = ", 28, "not TOML"),
 ]  # fmt: skip
@@ -392,6 +396,7 @@ def test_a_fingerprint_changes_with_whatever_changes_the_model() -> None:
         ('policy = "eager"', 'policy = "eager"\nbase_rate = 0.01'),
         ('policy = "eager"', 'policy = "eager"\norganic = "examples"'),
         ("[0.8, 1.25]", "[0.5, 2.0]"),
+        ("[statistics]", '[explore]\nkind = "epsilon"\nepsilon = 0.2\n[statistics]'),
         ("quantiles = 8", "quantiles = 8\nembedding_dim = 32"),
         ("alpha = 0.1", "alpha = 1e-1"),
         ("[statistics]", '[page]\nutc_offset = "+00:00"\n[statistics]'),
@@ -469,4 +474,5 @@ def test_the_example_of_retrieval_is_read() -> None:
     """The example of docs/retrieval.md is a valid section of a spec that has what it needs."""
     section = Path("docs/retrieval.md").read_text().split("```toml")[1].split("```")[0]
     text = TEXT.replace('tags = "categories"', 'tags = "categories"\ncategory = "category"')
-    assert parse_spec(f"{text}\n{section}").retrieval.quotas() == {"same": 20, "trending": 10, "new": 5, "popular": 0}
+    quotas = parse_spec(f"{text}\n{section}").retrieval.quotas()
+    assert quotas == {"together": 0, "neighbours": 0, "same": 20, "trending": 10, "new": 5, "popular": 0}

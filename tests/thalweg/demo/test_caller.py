@@ -1,18 +1,23 @@
 """A caller writes as seen only what it is asked to write, and what can be learned from."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.codec import decode_events, decode_requests, encode_record
+from stream.events.codec import decode_events, decode_examples, decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
-from stream.events.types import Impression, Install, RankReply
+from stream.events.types import Impression, Install, RankReply, SourceEvent
+from stream.joiner.join import Joiner
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START
 from stream.runtime.errors import DataError
+from stream.spec.parts import Policy
+from tests.support.join_events import FAR, NOW, RULES, install
 from thalweg.cli.main import app
-from thalweg.demo.caller import Caller
+from thalweg.demo.caller import Caller, impression_of
 
 
 class Ranked(MemoryLog):
@@ -53,6 +58,19 @@ def test_a_page_that_no_model_ranked_is_not_written() -> None:
     reader = log.reader(EVENTS.name, {0: START})
     found = [event for record in reader.poll(0.0) for event in decode_events(record.value or b"")[0]]
     assert found == [Impression("r2", 4, "u", ["i1"], version=3, scores=[0.5], features=b"page")]
+
+
+@pytest.mark.parametrize("policy", get_args(Policy))
+def test_propensities_reach_the_examples(policy: Policy) -> None:
+    """From the reply through the impression and the join: each label's page says with what probability it was shown."""
+    reply = RankReply("r", "u", ["a", "b"], [0.5, 0.25], 3, features=b"page", time_ms=100, propensities=[0.75, 0.125])
+    shown = impression_of(reply, 100)
+    assert shown is not None
+    joiner = Joiner(replace(RULES, policy=policy, delays_ms=(5,)))
+    events: list[SourceEvent] = [shown, install("x", 105, "b"), FAR]
+    emitted = [one for n, event in enumerate(events) for one in joiner.feed([event], n, NOW)]
+    assert {p for one in emitted for p in one.positions} == {0, 1}
+    assert {tuple(one.page.propensities) for one in decode_examples(encode_record(emitted))[0]} == {(0.75, 0.125)}
 
 
 def test_a_page_and_its_install_are_one_record() -> None:
