@@ -27,7 +27,7 @@ class _Batch:
     size: int = 0
 
 
-_Sent = tuple[str, int, bytes, bytes | None]  # topic, partition, value, key
+_Sent = tuple[str, int, bytes | None, bytes | None]  # topic, partition, value, key
 
 
 class BatchingProducer:
@@ -68,10 +68,10 @@ class BatchingProducer:
         if self._unconfirmed and now_s >= self._confirmed_s + CONFIRM_EVERY_S:
             self._confirm()
 
-    def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> None:
-        """Send one record; wait for confirmation when many bytes are unconfirmed."""
+    def send(self, topic: str, partition: int, value: bytes | None, key: bytes | None = None) -> None:
+        """Send one record (`value` None: a tombstone); wait for confirmation when many bytes are unconfirmed."""
         self._unconfirmed.append((topic, partition, value, key))
-        self._unconfirmed_bytes += len(value)
+        self._unconfirmed_bytes += len(value or b"")
         try:
             self._log.send(topic, partition, value, key)
         except LogUnavailable as error:

@@ -18,6 +18,7 @@ from producers.source import WorldEvent
 from stream.events.codec import encode_record
 from stream.events.types import (
     EVENT_BYTES_MAX,
+    Erase,
     Examples,
     Impression,
     Install,
@@ -93,6 +94,11 @@ class Histories:
         if len(order) > MEMBERS_MAX:
             del times[order.pop(0)[1]]
 
+    def erase(self, event: Erase) -> None:
+        """Erase what the user installed up to then."""
+        left = [(time_ms, item) for time_ms, item in self._orders.pop(event.user, []) if time_ms > event.time_ms]
+        self._orders[event.user], self._times[event.user] = left, {item: time_ms for time_ms, item in left}
+
     def newest(self, user: str, last: int) -> list[str]:
         """The newest `last` items, newest last."""
         return [item for _, item in self._orders.get(user, [])[-last:]]
@@ -144,6 +150,11 @@ class FeatureBuilder:
             return self._prepare_page(event)
         if isinstance(event, Install):
             self.histories.update(event)
+            self._columns.pop(event.user, None)
+            return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
+        if isinstance(event, Erase):
+            self.histories.erase(event)
+            self._attributes.pop(event.user, None)
             self._columns.pop(event.user, None)
             return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
         return PreparedEvent(event, encode_record([event]), event.time_ms)

@@ -12,7 +12,7 @@ import msgspec
 from producers.source import PAUSE, InvalidEvent, Pause, SourceElement, WorldEvent
 from stream.events.half_surrogates import why_invalid
 from stream.events.named_events import NAMED_BYTES_MAX, NAMED_ERRORS, LineEvent, event_of
-from stream.events.types import Item, User
+from stream.events.types import Item, RetiredItem, User
 from stream.runtime.errors import BadEvent, DataError
 
 STDIN: Final = "-"
@@ -23,7 +23,7 @@ FUTURE_MS_MAX: Final = 60_000  # the joiner rejects events that are further ahea
 _decoder = msgspec.json.Decoder(LineEvent)
 
 
-def decode_line(line: bytes) -> WorldEvent:
+def decode_line(line: bytes) -> WorldEvent | RetiredItem:
     """The event of one line. Raises BadEvent with the reason."""
     if len(line) > NAMED_BYTES_MAX:
         raise BadEvent(f"a line has at most {NAMED_BYTES_MAX} bytes")
@@ -49,7 +49,7 @@ def numbered_lines(chunks: Iterable[bytes | None], now_ms: Callable[[], int]) ->
             continue
         try:
             event = decode_line(line)
-            if not isinstance(event, Item | User) and event.time_ms > now_ms() + FUTURE_MS_MAX:
+            if not isinstance(event, Item | User | RetiredItem) and event.time_ms > now_ms() + FUTURE_MS_MAX:
                 raise BadEvent(f"event time {event.time_ms} ms lies in the future")
         except BadEvent as error:
             yield number, InvalidEvent(f"line {number}", str(error))

@@ -10,7 +10,7 @@ from producers.features import FeatureBuilder, JoinedEvent, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.codec import encode
 from stream.events.topics import EVENTS, ITEMS, NAMES, USERS
-from stream.events.types import Impression, Item, SourceEvent, Tick, User
+from stream.events.types import Erase, Impression, Install, Item, RetiredItem, SourceEvent, Tick, User
 from stream.features.new_values import NewValues
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
@@ -48,6 +48,8 @@ class ReplayCounts:
     items: int = 0
     users: int = 0
     broken: int = 0
+    erased: int = 0  # users
+    retired: int = 0  # items
     examples: int = 0  # that the joiner emits for these events
     positives: int = 0
     late_ms_max: int = 0  # the furthest that the replay was behind its rate
@@ -123,6 +125,10 @@ class _Player:
         elif isinstance(event, Pause):
             self.put_prepared()
             self.producer.send_due()
+        elif isinstance(event, RetiredItem):
+            self.put_prepared()  # the item may be described before
+            self.played.retired += 1
+            self._put_entity(ITEMS.name, event.item, None)
         else:
             self._prepare(event)
         if self._clock.now_s() >= self._reported_s + REPORT_S:
@@ -176,8 +182,10 @@ class _Player:
             played.examples += len(examples.labels)
             played.positives += sum(examples.labels)
 
-    def _put_entity(self, topic: str, key: str, entity: Item | User) -> None:
-        self.producer.send(topic, partition_of(key, self._partitions[topic]), encode(entity), key.encode())
+    def _put_entity(self, topic: str, key: str, entity: Item | User | None) -> None:
+        """A record of a compacted topic; None: its tombstone."""
+        value = None if entity is None else encode(entity)
+        self.producer.send(topic, partition_of(key, self._partitions[topic]), value, key.encode())
 
     def _put_event(self, event: SourceEvent) -> None:
         raw, partitions = encode(event), self._partitions[EVENTS.name]
@@ -187,10 +195,11 @@ class _Player:
                 self.producer.append(partition, raw)
             return
         self.producer.append(partition_of(event.user, partitions), raw)
-        if isinstance(event, Impression):
-            self.played.pages += 1
-        else:
-            self.played.installs += 1
+        if isinstance(event, Erase):
+            self.played.erased += 1
+            self._put_entity(USERS.name, event.user, None)
+        self.played.pages += isinstance(event, Impression)
+        self.played.installs += isinstance(event, Install)
 
     def _wait_until_due(self) -> None:
         """Wait for the next page's due time, which is counted from the first page: a late page delays no other."""

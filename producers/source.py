@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from stream.events.types import Impression, Install, Item, SourceEvent, User
+from stream.events.types import Impression, Install, Item, RetiredItem, SourceEvent, User
 
 WorldEvent = SourceEvent | Item | User
 
@@ -20,7 +20,7 @@ class Pause:
 
 
 PAUSE: Final = Pause()
-SourceElement = WorldEvent | InvalidEvent | Pause
+SourceElement = WorldEvent | RetiredItem | InvalidEvent | Pause
 
 
 def first_pages(source: Iterable[SourceElement], limit: int, window_ms: int) -> Iterator[SourceElement]:

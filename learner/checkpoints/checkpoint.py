@@ -39,6 +39,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     spec: str = ""  # as JSON, with its identity and tunables; earlier builds wrote the fingerprint alone
     previous: list[str] = []  # specs that it evolved from
     roll_backs: int = 0
+    erased: list[int] = []  # ids of users
     release: str = ""
 
 
@@ -70,7 +71,7 @@ def meta_of(model: Model, offset: int, token: int, version: int, refusals: int =
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
         model.left_out, model.sampled_out, refusals, encode_spec(model.spec).decode(),
-        [encode_spec(spec).decode() for spec in model.previous], model.roll_backs, RELEASES[-1],
+        [encode_spec(spec).decode() for spec in model.previous], model.roll_backs, list(model.erased), RELEASES[-1],
     )  # fmt: skip
 
 
@@ -89,6 +90,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
         model.left_out, model.sampled_out = meta.left_out, meta.sampled_out
         model.watermark_ms, model.learned_ms = meta.watermark_ms, meta.learned_ms
         model.warm_starts, model.warm_start_at, model.roll_backs = meta.warm_starts, meta.warm_at, meta.roll_backs
+        model.erased = list(meta.erased)
         restore_arrays(model, checkpoint.arrays, meta.slices)
     except (KeyError, ValueError, IndexError, BadSnapshot) as error:
         raise CheckpointError(

@@ -155,6 +155,14 @@ class Vocabulary:
                 old[left[_oldest(rows[left], len(left) - int(LOW_WATER * self.max_rows))]] = True
         self._remove(rows[old])
 
+    def remove(self, ids: U64) -> int:
+        """Drop these ids; returns how many there were."""
+        rows = self.table.rows_of(ids)
+        rows = np.column_stack([ids, rows[:, 1:]])[rows[:, 1:].any(axis=1)]
+        if len(rows):
+            self._remove(rows)
+        return len(rows)
+
     def _remove(self, rows: U64) -> None:
         """Drop these rows of the table and free their embedding rows."""
         self.table.remove(rows[:, 0].copy())

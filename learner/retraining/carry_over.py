@@ -39,6 +39,7 @@ def carry_over(old: Model, spec: Spec, seed: int = 0) -> Model:
     )
     model.examples, model.duplicates, model.organic = old.examples, old.duplicates, old.organic
     model.watermark_ms, model.learned_ms = old.watermark_ms, old.learned_ms
+    model.erased = old.erased
     model.left_out, model.sampled_out = old.left_out, old.sampled_out
     model.warm_starts, model.warm_start_at, model.roll_backs = old.warm_starts, old.warm_start_at, old.roll_backs
     model.learned_ids, model.shown, model.installs = old.learned_ids, old.shown, old.installs

@@ -6,13 +6,14 @@ happens at an example index. No clock, no I/O, no randomness but the seed: the s
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
 from learner.deep.joint_step import learn_micro_batches, learn_wide
 from learner.training.dedup import NO_SOURCE
 from learner.training.encoded_batch import EncodedBatch
+from learner.training.erasing import erase_ids, erase_user
 from learner.training.model_state import ModelState
 from learner.training.ranking_kernels import KEY
 from learner.training.ranking_progress import PageColumns
@@ -37,6 +38,13 @@ class Model(ModelState):
         (records,) = self.record_encoder.of_events([events], [offset], source)
         self.rejected += records.rejected[0]
         return self.learn_records(records, 0, 1)
+
+    def return_to(self, earlier: ModelState) -> None:
+        """As `ModelState.return_to`; users who were erased since then are erased from what comes back, too."""
+        super().return_to(earlier)
+        since = self.erased[len(earlier.erased) :]
+        del self.erased[len(earlier.erased) :]
+        erase_ids(self, since)
 
     def steps(self, records: TrainingRecords) -> Iterator[tuple[int, int]]:
         """Which records to learn in one step, first and past-last, step by step; ask when the step before is learned.
@@ -69,6 +77,8 @@ class Model(ModelState):
                     self._learn_batch(self.batch_encoder.encode(columns), records, r)
         for organic, source in zip(records.organic[first:last], sources, strict=True):
             self._learn_organic(organic, source)
+        for erased in chain.from_iterable(records.erased[first:last]):
+            erase_user(self, erased.user)
         if self.held_out.is_due(before, self.examples):
             positives, labels = self.progress.state.sums[0, 2:4].tolist()
             self.held_out.act(self.examples, positives, positives / max(labels, 1.0), self.watermark_ms)

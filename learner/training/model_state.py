@@ -56,6 +56,7 @@ class ModelState:
     roll_backs: int = 0  # returns to an earlier state: what was trained from the one before isn't promoted
     warm_start_at: int = 0  # example index at which a retrain was last called for, or promoted
     retrain_wanted: str = ""  # why a retrain is called for; the caller takes it
+    erased: list[int] = field(default_factory=list)  # ids of users, in the order of the log
     rejected: list[BadPart] = field(default_factory=list)  # of records that were learned from their events
     installs: list[tuple[int, int]] = field(
         default_factory=list
@@ -92,8 +93,11 @@ class ModelState:
 
     @property
     def learned(self) -> int:
-        """Labels and organic installs learned, by statistics alone too: while it stays the same, so does a version."""
-        return self.examples + self.organic + self.sampled_out
+        """Labels and organic installs learned, by statistics alone too, and users erased.
+
+        While it stays the same, so does a version.
+        """
+        return self.examples + self.organic + self.sampled_out + len(self.erased)
 
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""
@@ -135,6 +139,7 @@ class ModelState:
             and not self.drift.is_due(sizes.predicted)
             and not self.held_out.is_due(self.examples, self.examples + before_last)
             and not any(records.organic[first:last])
+            and not any(records.erased[first:last])
             and self.wide.is_quiet(sizes.keys, newest_ms)
             and (not self.learns_statistics or self.statistics.is_quiet(sizes.statistics, sizes.examples))
             and (self.retrieval is None or self.retrieval.is_quiet(sizes.examples))

@@ -1,7 +1,7 @@
 """The features of pages that were learned last: golden pages, and what the publish gate compares versions on."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 PAGES_MAX: Final = 512
@@ -31,6 +31,11 @@ class RecentPages:
             self._bytes += len(page)
         while len(self._pages) > PAGES_MAX or (self._bytes > BYTES_MAX and len(self._pages) > self._at_least):
             self._bytes -= len(self._pages.popleft())
+
+    def remove(self, is_unwanted: Callable[[bytes], bool]) -> None:
+        """Drop the pages for which this is true."""
+        self._pages = deque(page for page in self._pages if not is_unwanted(page))
+        self._bytes = sum(map(len, self._pages))
 
     def newest(self, count: int) -> list[bytes]:
         """The newest `count`, oldest first."""

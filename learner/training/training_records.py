@@ -20,7 +20,7 @@ from learner.training.record_decoder import DecodedRecords, decode_records
 from learner.training.shown_items import ShownPages, shown_pages
 from stream.events.codec import array_head, decode_organic, decode_training, encode_record
 from stream.events.topics import EXAMPLES
-from stream.events.types import BadPart, Examples, Organic, TrainingEvent
+from stream.events.types import BadPart, Erase, Examples, Organic, TrainingEvent
 from stream.features.encoder import Batch
 from stream.features.page_features import Layout
 from stream.features.page_translation import PageTranslator
@@ -46,6 +46,7 @@ class TrainingRecords:
     organic: Sequence[Sequence[Organic]]  # of each record
     rejected: Sequence[Sequence[BadPart]]  # of each record
     held_out: HeldOutExamples | None  # which `examples` doesn't have; None: there is none
+    erased: Sequence[Sequence[Erase]]  # of each record
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -117,6 +118,7 @@ class RecordEncoder:
             [[event for event in events if isinstance(event, Organic)] for events, _ in decoded],
             [[*bad, *invalid] for (_, bad), invalid in zip(decoded, found.rejected, strict=True)],
             held_out,
+            [[event for event in events if isinstance(event, Erase)] for events, _ in decoded],
         )
 
     def _translated(self, examples: Examples) -> Examples:
@@ -150,5 +152,5 @@ class RecordEncoder:
         learned = self.batches.encode_records(*learned_part(columns, ends, held_out))
         return TrainingRecords(
             origins, sources, learned, decoded.page_ends, decoded.page_starts, shown, decoded.identities, organic,
-            [()] * len(origins), held_out,
+            [()] * len(origins), held_out, [()] * len(origins),
         )  # fmt: skip

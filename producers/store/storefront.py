@@ -19,7 +19,7 @@ from producers.store.rankers import LogRankers, Rankers
 from producers.store.world import StoreWorld
 from stream.events.codec import encode
 from stream.events.topics import EVENTS, ITEMS, USERS
-from stream.events.types import Impression, Install, Item, RankReply, RankRequest, Tick, User
+from stream.events.types import Impression, Install, Item, RankReply, RankRequest, User
 from stream.log.protocol import Log, partition_of
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F64, I64
@@ -231,7 +231,7 @@ class Storefront:
             if isinstance(event, Item | User):
                 self._send_entity(event)
             else:
-                assert not isinstance(event, Tick), "the store sends none"
+                assert isinstance(event, Impression | Install), "the store sends nothing else"
                 self.send_event(event)
         self._producer.send_due()
 

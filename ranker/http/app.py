@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, get
+from litestar import Litestar, MediaType, Request, Response, delete, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
@@ -22,11 +22,12 @@ from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.openapi import complete_document, openapi_config, post_operation
 from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
-from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ
+from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS
 from ranker.http.tokens import Scope, Tokens, require
 from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
 from stream.events.named_requests import NamedRequest
+from stream.events.personal_data import PLACES, Place
 from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
 
@@ -54,6 +55,14 @@ class ItemInfo(msgspec.Struct, frozen=True):
     attributes: dict[str, Value]
 
 
+class ErasureInfo(msgspec.Struct, frozen=True):
+    """The receipt of an erasure: what is erased from before `time_ms`, where. Kafka has it; the rest follows."""
+
+    user: str
+    time_ms: int
+    places: tuple[Place, ...] = PLACES
+
+
 @dataclass(frozen=True)
 class Served:
     """What the app serves. `models` and `item` are called in the event loop: they don't wait."""
@@ -63,6 +72,7 @@ class Served:
     explain: ExplainEndpoint
     models: Callable[[], list[ModelInfo]]
     item: Callable[[str], Item | None]
+    drop_profile: Callable[[str], None]
     ready: Check
     live: Check
 
@@ -70,7 +80,7 @@ class Served:
 def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
     """The app of one ranker. `hosts`: names by which it may be called, beside its address."""
     routed = Litestar(
-        [*_reads(served, tokens), *_health(served, tokens)],
+        [*_reads(served, tokens), _erasure(served, tokens), *_health(served, tokens)],
         openapi_config=openapi_config(version("thalweg")),
         exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
         logging_config=None,
@@ -124,6 +134,24 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
         return await served.explain(request.query_params.multi_items())
 
     return [models, one_item, explain]
+
+
+def _erasure(served: Served, tokens: Tokens) -> Any:
+    @delete(
+        USERS + "{user:path}",
+        guards=[partial(_guard, tokens, "admin")],
+        status_code=202,
+        summary="Erase a user",
+        description="Erases what is known of the user until now. See docs/privacy.md.",
+    )
+    async def erase(
+        request: Request[Any, Any, Any], user: Annotated[str, Parameter(description="its id")]
+    ) -> ErasureInfo:
+        event = await served.events.erase(request.scope["path"].removeprefix(USERS))
+        served.drop_profile(event.user)
+        return ErasureInfo(event.user, event.time_ms)
+
+    return erase
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from ranker.http.tokens import Scope
 from stream.events.codec import array_head, encode
 from stream.events.half_surrogates import split_list, why_invalid
-from stream.events.named_events import NAMED_ERRORS, SentEvent, event_of
-from stream.events.topics import EVENTS, ITEMS, USERS
-from stream.events.types import RECORD_BYTES_MAX, Impression, Item, SourceEvent, Tick, User
+from stream.events.named_events import NAMED_ERRORS, Sent, SentEvent, event_of
+from stream.events.topics import ERASED, EVENTS, ITEMS, USERS
+from stream.events.types import RECORD_BYTES_MAX, Erase, Impression, Item, RetiredItem, Tick, User
 from stream.log.protocol import partition_of
 from stream.runtime.errors import BadEvent
 
@@ -47,7 +48,7 @@ class Outgoing(NamedTuple):
 
     topic: str
     partition: int
-    value: bytes
+    value: bytes | None  # None: a tombstone
     key: bytes | None = None
 
 
@@ -100,7 +101,7 @@ def batch_of(
             reason = why_invalid(bytes(part), bad) if is_json else str(bad)
             results.append(EventResult(index, INVALID, reason=reason))
             continue
-        scope = "catalogue" if isinstance(event, Item | User) else "events"
+        scope = _scope_of(event)
         if scope not in scopes:
             results.append(EventResult(index, FORBIDDEN, reason=f"the token hasn't the scope {scope}"))
             continue
@@ -109,17 +110,34 @@ def batch_of(
     return EventBatch(EventsAnswer(written, len(results) - written, results), records.take())
 
 
+def _scope_of(event: Sent) -> Scope:
+    """What a token must allow for this event."""
+    if isinstance(event, Erase):
+        return "admin"
+    return "catalogue" if isinstance(event, Item | User | RetiredItem) else "events"
+
+
+def erasure_records(event: Erase, partitions: Callable[[str], int]) -> list[Outgoing]:
+    """The records that erase one user. Raises LogError when the topic `erased` doesn't exist."""
+    records = _Records(partitions)
+    records.add(event)
+    return records.take()
+
+
 class _Records:
     """Records of the events that are added."""
 
     def __init__(self, partitions: Callable[[str], int]) -> None:
         self._partitions = partitions
-        self._entities: dict[tuple[str, str], bytes] = {}  # by topic and id: of one entity the last event counts
+        self._entities: dict[tuple[str, str], bytes | None] = {}  # by topic and id: of one entity the last event counts
         self._events: dict[int, list[bytes]] = {}  # by partition of `events`
 
-    def add(self, event: SourceEvent | Item | User) -> str:
+    def add(self, event: Sent) -> str:
         """Add an event; its id."""
         assert not isinstance(event, Tick), "a tick is no SentEvent"
+        if isinstance(event, RetiredItem):
+            self._entities[ITEMS.name, event.item] = None
+            return event.item
         raw = encode(event)
         if isinstance(event, Item):
             self._entities[ITEMS.name, event.item] = raw
@@ -127,7 +145,12 @@ class _Records:
         if isinstance(event, User):
             self._entities[USERS.name, event.user] = raw
             return event.user
+        if isinstance(event, Erase):
+            self._partitions(ERASED.name)  # without that topic the joiner couldn't note it
+            self._entities[USERS.name, event.user] = None
         self._events.setdefault(partition_of(event.user, self._partitions(EVENTS.name)), []).append(raw)
+        if isinstance(event, Erase):
+            return event.user
         return event.request_id if isinstance(event, Impression) else event.install_id
 
     def take(self) -> list[Outgoing]:

@@ -101,8 +101,9 @@ def complete_document(app: Litestar, posts: dict[str, tuple[dict[str, Any], dict
         if isinstance(item, dict):
             item["post"]["responses"]["default"] = answer
         else:
-            ours = {status: one for status, one in item.get.responses.items() if status.startswith("2")}
-            item.get.responses = ours | {"default": answer}
+            operation = item.get or item.delete
+            ours = {status: one for status, one in operation.responses.items() if status.startswith("2")}
+            operation.responses = ours | {"default": answer}
 
 
 def _in_both_forms(schema: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ EVENTS: Final = "/v1/events"
 EXPLAIN: Final = "/v1/explain"
 MODELS: Final = "/v1/models"
 ITEMS: Final = "/v1/items/"
+USERS: Final = "/v1/users/"
 LIVEZ: Final = "/livez"
 READYZ: Final = "/readyz"
 METRICS: Final = "/metrics"
@@ -24,6 +25,7 @@ def route_of(path: str) -> str:
     """
     if path in _EXACT:
         return path
-    if path.startswith(ITEMS):
-        return ITEMS + "{id}"
+    for prefix in (ITEMS, USERS):
+        if path.startswith(prefix):
+            return prefix + "{id}"
     return DOCS if path == DOCS or path.startswith(DOCS + "/") else OTHER

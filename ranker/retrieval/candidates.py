@@ -48,11 +48,12 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
         return bool(name) and not is_deleted(name)
 
     quotas = {source: quota for source, quota in settings.quotas().items() if quota} | {FILLED_UP: settings.popular}
-    ranked = {source: _ranked(source, filter(allowed, found_by(source, query))) for source in quotas}
+    names = {source: filter(allowed, found_by(source, query)) for source in quotas}
+    ranked = {source: _ranked(source, names[source]) for source in quotas}
     if all(map(quotas.get, FUSED)):
         both = {source: quotas.pop(source) for source in FUSED}
         quotas = {FUSED[0]: sum(both.values()), **quotas}
-        ranked[FUSED[0]] = fused({source: ranked.pop(source) for source in FUSED}, both)
+        ranked[FUSED[0]] = fused({source: names[source] for source in FUSED}, both)
 
     def take(source: Source, count: int) -> None:
         if count <= 0:
@@ -75,19 +76,19 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
     return found
 
 
-def fused(ranked: Mapping[Source, Iterable[Found]], quotas: Mapping[Source, int]) -> Iterator[Found]:
-    """Sources merged by reciprocal ranks (Cormack et al. 2009): the sum of quota / (RANK_OFFSET + rank), so what both
-    found comes first. An item counts for the source that adds most.
+def fused(ranked: Mapping[Source, Iterable[str]], quotas: Mapping[Source, int]) -> Iterator[Found]:
+    """Sources' names merged by reciprocal ranks (Cormack et al. 2009): the sum of quota / (RANK_OFFSET + rank), so what
+    both found comes first. An item counts for the source that adds most.
     """
     scores: dict[str, float] = {}
-    best: dict[str, tuple[float, Found]] = {}
-    for source, items in ranked.items():
-        for one in items:
-            score = quotas[source] / (RANK_OFFSET + one.rank)
-            scores[one.name] = scores.get(one.name, 0.0) + score
-            if one.name not in best or score > best[one.name][0]:
-                best[one.name] = score, one
-    return (best[name][1] for name in sorted(scores, key=lambda name: -scores[name]))
+    ranks: dict[Source, dict[str, int]] = {}
+    for source, names in ranked.items():
+        quota, ranks[source] = quotas[source], {name: n for n, name in enumerate(names, 1)}
+        for name, rank in ranks[source].items():
+            scores[name] = scores.get(name, 0.0) + quota / (RANK_OFFSET + rank)
+    for name in sorted(scores, key=scores.__getitem__, reverse=True):
+        found = [Found(source, rank, name) for source, by in ranks.items() if (rank := by.get(name, 0))]
+        yield max(found, key=lambda one: quotas[one.source] / (RANK_OFFSET + one.rank))
 
 
 def _ranked(source: Source, names: Iterable[str]) -> Iterator[Found]:

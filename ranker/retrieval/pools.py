@@ -65,4 +65,4 @@ class Query:
     @property
     def depth(self) -> int:
         """How many items a source that orders them by request should name: enough when the user has many of them."""
-        return 3 * self.settings.count + len(self.history)
+        return 2 * self.settings.count + len(self.history)

@@ -127,6 +127,10 @@ class ProfileReader:
             waits = not (overdue or self._failures or self._late >= LATE_MAX)
         return ProfileRead(users, batch, now_s + self._patience_s if waits else now_s, self._recent)
 
+    def erase(self, user: str) -> None:
+        """Drop what was read lately of this user."""
+        self._recent.remove(user)
+
     def close(self) -> None:
         """End the thread; a read that hangs does so for as long as Redis' own timeout."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -36,6 +36,11 @@ class RecentProfiles:
                     break
                 self._remove(oldest)
 
+    def remove(self, user: str) -> None:
+        """Drop a user's profile, if there is one."""
+        with self._lock:
+            self._remove(user)
+
     def get(self, user: str) -> UserProfile | None:
         """The profile, unless it's unknown or expired."""
         profile, read_s = self._profiles.get(user, (None, 0.0))

@@ -12,6 +12,7 @@ from stream.events.types import (
     TIME_MS_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
+    Erase,
     Examples,
     Install,
     Organic,
@@ -30,6 +31,8 @@ def check_source(event: SourceEvent) -> None:
     if isinstance(event, Tick):
         return
     check_id("user", event.user)
+    if isinstance(event, Erase):
+        return
     if isinstance(event, Install):
         check_id("item", event.item)
         check_id("install_id", event.install_id)
@@ -60,6 +63,8 @@ def check_training(event: TrainingEvent) -> None:
     """Raises BadEvent when a field of an event of `examples` is invalid."""
     if isinstance(event, Organic):
         check_organic(event)
+    elif isinstance(event, Erase):
+        check_source(event)
     else:
         check_examples(event)
 

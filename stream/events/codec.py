@@ -30,6 +30,7 @@ from stream.events.types import (
     REQUEST_BYTES_MAX,
     BadPart,
     DeadLetter,
+    Erase,
     Examples,
     FeatureName,
     History,
@@ -86,6 +87,8 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_id("item", entity.item)
     if isinstance(entity, User | History):
         check_id("user", entity.user)
+    if isinstance(entity, Erase):
+        check_source(entity)
     if isinstance(entity, FeatureName):
         check_id("column", entity.column)
         check_id("value", entity.text)

@@ -8,9 +8,20 @@ import msgspec
 import xxhash
 from msgspec import Meta
 
-from stream.events.checks import check_source
+from stream.events.checks import check_id, check_source
 from stream.events.codec import DECODE_ERRORS, decode_entity, encode
-from stream.events.types import EVENT_BYTES_MAX, Impression, Install, Item, SourceEvent, Tick, User, Value
+from stream.events.types import (
+    EVENT_BYTES_MAX,
+    Erase,
+    Impression,
+    Install,
+    Item,
+    RetiredItem,
+    SourceEvent,
+    Tick,
+    User,
+    Value,
+)
 from stream.runtime.errors import BadEvent
 
 NAMED_BYTES_MAX: Final = 4 * EVENT_BYTES_MAX  # JSON is longer than msgpack
@@ -89,7 +100,20 @@ class NamedUser(Named, tag="user", kw_only=True):
     attributes: dict[str, Value] = {}
 
 
-SentEvent = NamedImpression | NamedInstall | NamedItem | NamedUser
+class NamedErase(Timed, tag="erase", kw_only=True):
+    """Erase all that is known of a user until then."""
+
+    user: str
+
+
+class NamedRetirement(Named, tag="retire", kw_only=True):
+    """An item is no longer offered."""
+
+    item: str
+
+
+SentEvent = NamedImpression | NamedInstall | NamedItem | NamedUser | NamedErase | NamedRetirement
+Sent = SourceEvent | Item | User | RetiredItem  # what such an event becomes
 LineEvent = SentEvent | NamedTick
 
 
@@ -98,7 +122,7 @@ def content_id(kind: str, *content: str) -> str:
     return f"{kind}-{xxhash.xxh3_64_hexdigest(chr(0).join((kind, *content)).encode())}"
 
 
-def event_of(named: LineEvent, *, arrival_ms: int | None = None, key: str = "") -> SourceEvent | Item | User:
+def event_of(named: LineEvent, *, arrival_ms: int | None = None, key: str = "") -> Sent:
     """The event, checked. Raises BadEvent.
 
     With `arrival_ms` (by HTTP) the event has happened by then. `key` is unique to this event: an event without an id
@@ -106,6 +130,9 @@ def event_of(named: LineEvent, *, arrival_ms: int | None = None, key: str = "") 
     key. Without a key the id is hashed from user, time and items.
     """
     event = _event(named, arrival_ms, key)
+    if isinstance(event, RetiredItem):
+        check_id("item", event.item)
+        return event
     raw = encode(event)
     if isinstance(event, Item | User):
         decode_entity(raw, type(event))
@@ -120,16 +147,20 @@ def event_of(named: LineEvent, *, arrival_ms: int | None = None, key: str = "") 
     return event
 
 
-def _event(named: LineEvent, arrival_ms: int | None, key: str) -> SourceEvent | Item | User:
+def _event(named: LineEvent, arrival_ms: int | None, key: str) -> Sent:
     if isinstance(named, NamedItem):
         return Item(named.item, named.attributes, named.title, named.popularity)
     if isinstance(named, NamedUser):
         return User(named.user, named.attributes)
+    if isinstance(named, NamedRetirement):
+        return RetiredItem(named.item)
     if isinstance(named, NamedInstall) and named.retracted and not named.install_id:
         raise BadEvent("a retraction needs the install_id of the install that it retracts")
     at_ms = named.at_ms(arrival_ms)
     if isinstance(named, NamedTick):
         return Tick(at_ms)
+    if isinstance(named, NamedErase):
+        return Erase(named.user, at_ms)
     if isinstance(named, NamedInstall):
         install_id = named.install_id or _id("install", key, named.user, at_ms, [named.item])
         return Install(named.user, named.item, at_ms, install_id, named.request_id, named.retracted)

@@ -49,6 +49,7 @@ ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # stati
 USERS = Topic("users", compacted=True)  # static attributes of users
 FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
+ERASED = Topic("erased", partitions=1, compacted=True)  # which users were erased, and when: replayed after a restore
 # Rankers write a value again every day that it's in use: what is older than the topic's retention isn't.
 NAMES = Topic("feature.names", partitions=1, compacted=True, retention_ms=30 * 24 * HOUR_MS, expires=True)
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
@@ -59,7 +60,7 @@ ITEMS_DLQ = Topic("items.dlq", partitions=1, compacted=True)  # items that ranke
 USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that joiners rejected
 
 TOPICS = (
-    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, NAMES, FORMATS,
+    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, NAMES, ERASED, FORMATS,
     EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
 )  # fmt: skip
 DEAD_LETTERS = {topic.name.removesuffix(".dlq"): topic for topic in TOPICS if topic.name.endswith(".dlq")}

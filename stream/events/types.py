@@ -1,6 +1,6 @@
 """Events: their types and limits."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -207,6 +207,22 @@ class FeatureName(msgspec.Struct, array_like=True, tag=12, gc=False, frozen=True
     text: str
 
 
-SourceEvent = Impression | Install | Tick
+class Erase(msgspec.Struct, array_like=True, tag=13, gc=False, frozen=True):
+    """Erase all that is known of a user from before `time_ms`: who comes back is new (docs/privacy.md).
+
+    Written to `events`; the joiner passes it on to `examples`, and to the compacted topic `erased`.
+    """
+
+    user: str
+    time_ms: int
+
+
+class RetiredItem(NamedTuple):
+    """An item that is no longer offered: its record in `items` becomes a tombstone. It has no bytes of its own."""
+
+    item: str
+
+
+SourceEvent = Impression | Install | Tick | Erase
 BadPart = tuple[bytes, str]  # rejected bytes, and the reason
-TrainingEvent = Examples | Organic  # of a record of `examples`
+TrainingEvent = Examples | Organic | Erase  # of a record of `examples`

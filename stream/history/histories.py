@@ -92,13 +92,14 @@ def rebuild_histories(
     client: Any, source: Log, prefix: str = "", *,
     wait: Callable[[], object] = lambda: time.sleep(SETTLE_S), between: Callable[[], None] = lambda: None,
     ended: Callable[[], bool] = lambda: False, on_progress: Callable[[int, int], None] = lambda copied, of: None,
+    without: Callable[[Changes], Changes] = lambda changes: changes,
 ) -> int:  # fmt: skip
     """Copy the topic to Redis, beside running joiners or without one; returns the number of its records.
 
     `between` batches of the first pass, a writer may write new changes: they don't wait for a long topic. So an old
     install may be copied over a newer retraction; after a `wait` (longer than a record is in flight to the topic) the
     second pass, over the records appended during the first, corrects that. `ended` stops the copy. `on_progress` gets
-    the number of copied records, and of all.
+    the number of copied records, and of all. `without` leaves changes out.
 
     Raises redis.RedisError, LogError.
     """
@@ -115,7 +116,7 @@ def rebuild_histories(
                 except LogGap as gap:  # compaction keeps the newest of each: nothing is lost
                     reader.seek(gap.partition, START)
                     continue
-                write_changes(client, decode_changes(records), prefix)
+                write_changes(client, without(decode_changes(records)), prefix)
                 copied += len(records)
                 on_progress(copied, max(of, copied))
                 if first_pass:

@@ -9,17 +9,8 @@ from typing import Any, Final
 
 import redis
 
-from stream.history.histories import (
-    BATCH,
-    COMPLETE,
-    SETTLE_S,
-    Changes,
-    NewestTime,
-    log,
-    marker_key,
-    rebuild_histories,
-    write_changes,
-)
+from stream.history.erasing import erase_in_redis, erase_in_topic, rebuild_without_erased
+from stream.history.histories import BATCH, COMPLETE, SETTLE_S, Changes, NewestTime, log, marker_key, write_changes
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError
 
@@ -56,6 +47,7 @@ class HistoryWriter:
         self._rebuilt_after = -1  # number of dropped changes at the last rebuild
         self._changed = threading.Condition()
         self._pending: Changes = {}
+        self._erased: dict[str, int] = {}  # until when, by user; not erased yet
         self._writing = 0
         self._closing = False
         self._failing = False
@@ -72,6 +64,15 @@ class HistoryWriter:
             if len(self._pending) > PENDING_MAX:
                 self._pending.pop(next(iter(self._pending)))
                 self._drop_one()
+            self._changed.notify()
+
+    def erase(self, user: str, until_ms: int) -> None:
+        """Erase the user's installs up to this time, from Redis at once, from the topic after reading its partition."""
+        with self._changed:
+            for key, time_ms in [*self._pending.items()]:
+                if key[0] == user and (time_ms or 0) <= until_ms:
+                    del self._pending[key]
+            self._erased[user] = max(until_ms, self._erased.get(user, 0))
             self._changed.notify()
 
     @property
@@ -102,10 +103,11 @@ class HistoryWriter:
                 self._check_at = time.monotonic() + CHECK_S
             with self._changed:
                 wait_s = None if self._source is None else max(0.0, self._check_at - time.monotonic())
-                self._changed.wait_for(lambda: self._pending or self._closing, wait_s)
-                if self._closing and not self._pending:
+                self._changed.wait_for(lambda: self._pending or self._erased or self._closing, wait_s)
+                if self._closing and not self._pending and not self._erased:
                     return
             self._deliver_some()
+            self._erase_some()
 
     def _check(self, source: Callable[[], Log]) -> None:
         """Rebuild the copy if it isn't known to be complete. A failure is retried at the next check."""
@@ -123,7 +125,7 @@ class HistoryWriter:
         """Copy the topic; pending changes are written in between, except in the second pass."""
         dropped = self.dropped
         with closing(source()) as log_of_topic:
-            copied = rebuild_histories(
+            copied = rebuild_without_erased(
                 self._client, log_of_topic, self._prefix,
                 wait=self._settle, between=self._deliver_some, ended=lambda: self._closing,
             )  # fmt: skip
@@ -144,6 +146,26 @@ class HistoryWriter:
             self._writing = len(batch)
         if batch:
             self._deliver(batch)
+
+    def _erase_some(self) -> None:
+        """Erase the users that wait, if any. What fails is tried again, and once more at the next start."""
+        with self._changed:
+            erased = self._erased
+            self._erased = {}
+        if not erased:
+            return
+        try:
+            erase_in_redis(self._client, erased, self._prefix)
+            if self._source is not None:
+                with closing(self._source()) as source:
+                    erase_in_topic(source, erased, between=self._deliver_some)
+                erase_in_redis(self._client, erased, self._prefix)  # a rebuild may have copied it from the topic
+        except (redis.RedisError, OSError, LogError) as bad:
+            log.warning("histories of %d users aren't erased yet (%s); retrying", len(erased), bad)
+            with self._changed:
+                if not self._closing:
+                    self._erased = erased | self._erased
+                    self._changed.wait_for(lambda: self._closing, RETRY_S)
 
     def _deliver(self, batch: Changes) -> None:
         """Write a batch, or make it pending again (unless it was overwritten meanwhile) and wait before the retry."""

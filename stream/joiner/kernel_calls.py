@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from stream.events.types import Install, Organic
+from stream.events.types import Erase, Install, Organic
 from stream.joiner.kernels.join_record import DONE, GROW_LABELS, GROW_OUT, GROW_RUNS, process_records
 from stream.joiner.kernels.state import (
+    ERASURE,
     FIRED_MAX,
     HISTORY,
     I_INGEST,
@@ -29,6 +30,7 @@ from stream.joiner.labels import HistoryChange, JoinOutput, LabelBatch
 from stream.joiner.record_events import RecordEvents
 
 _install = msgspec.msgpack.Decoder(Install)
+_erase = msgspec.msgpack.Decoder(Erase)
 
 
 def join_records(state: JoinState, events: RecordEvents, fired_max: int) -> Iterator[JoinOutput]:
@@ -67,7 +69,8 @@ def merge_outputs(outputs: list[JoinOutput]) -> JoinOutput:
         organic += output.organic.get(0, ())
     changes = [change for output in outputs for change in output.history_changes]
     late = [event for output in outputs for event in output.late]
-    return JoinOutput(labels, [(0, len(labels))], {0: organic}, changes, late)
+    erased = [one for output in outputs for one in output.erased.get(0, ())]
+    return JoinOutput(labels, [(0, len(labels))], {0: organic}, changes, late, {0: erased})
 
 
 def _decode_output(state: JoinState, events: RecordEvents) -> JoinOutput | None:
@@ -106,7 +109,7 @@ def _decode_output(state: JoinState, events: RecordEvents) -> JoinOutput | None:
 def _decode_non_labels(
     state: JoinState, events: RecordEvents, output: JoinOutput, record: int, rows: list[list[int]]
 ) -> None:
-    """Decode a record's organic installs, history changes and late events into `output`."""
+    """Decode a record's organic installs, history changes, late events and erasures into `output`."""
     for row in rows:
         if row[0] == ORGANIC_INSTALL:
             one, ingest_ms = _install_at(state, row[2]), _ingest_ms(state, row[2])
@@ -117,6 +120,9 @@ def _decode_non_labels(
             output.history_changes.append(
                 HistoryChange(one.user, one.item, None if row[3] < 0 else row[3], bool(row[4]))
             )
+        elif row[0] == ERASURE:
+            state.erasures += 1
+            output.erased.setdefault(record, []).append(_erase.decode(events.bytes_of(row[2], record)))
         else:
             assert row[0] == LATE, row
             output.late.append((record, events.bytes_of(row[2], record), row[3], row[4]))

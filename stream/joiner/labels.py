@@ -12,7 +12,7 @@ import msgspec
 import xxhash
 
 from stream.events.codec import decode_examples, encode_values, example_id
-from stream.events.types import WINDOW_CLOSED, Examples, Impression, Organic
+from stream.events.types import WINDOW_CLOSED, Erase, Examples, Impression, Organic
 from stream.joiner.record_cache import RecordCache
 from stream.runtime.errors import BadEvent
 
@@ -72,6 +72,7 @@ class JoinOutput(msgspec.Struct):
     organic: dict[int, list[Organic]]  # by record
     history_changes: list[HistoryChange]
     late: list[tuple[int, bytes, int, int]]
+    erased: dict[int, list[Erase]] = {}  # by record
 
 
 class _Head(msgspec.Struct, array_like=True, tag=1):

@@ -44,7 +44,7 @@ DEAD_LETTER_REASONS: Final = {  # by the error in the dead letter
     "Late": "late",
     "WrongPartition": "misplaced",
 }
-EVENTS_OF_KIND: Final = tuple(EVENTS_READ.labels(kind) for kind in ("page", "install", "tick"))
+EVENTS_OF_KIND: Final = tuple(EVENTS_READ.labels(kind) for kind in ("page", "install", "tick", "erase"))
 EXAMPLES_OF_REASON: Final = tuple(map(EXAMPLES_EMITTED.labels, REASONS))
 DELAYS: Final = 8  # of a burst: its records came together
 
@@ -62,6 +62,11 @@ class Tally:
         """Dead letters of a record, by the error of each."""
         for error in errors:
             DEAD_LETTERS.labels(DEAD_LETTER_REASONS[error]).inc()
+
+    def add_erased(self, users: int) -> None:
+        """Users that were erased."""
+        self.events[3] += users
+        self.events[2] -= users
 
     def add_events(self, pages: int, installs: int, ticks: int) -> None:
         """Events that were joined."""

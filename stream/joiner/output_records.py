@@ -6,8 +6,8 @@ from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 from stream.events.codec import array_head, encode
-from stream.events.topics import EXAMPLES, HISTORIES, ORGANIC
-from stream.events.types import RECORD_BYTES_MAX, History, Organic
+from stream.events.topics import ERASED, EXAMPLES, HISTORIES, ORGANIC
+from stream.events.types import RECORD_BYTES_MAX, Erase, History, Organic
 from stream.joiner.labels import HistoryChange, LabelBatch, encode_examples, user_of
 from stream.log.dead_letters import Outgoing
 from stream.log.protocol import partition_of
@@ -24,15 +24,21 @@ def history_record(change: HistoryChange, partitions: int) -> Outgoing:
     return Outgoing(HISTORIES.name, partition_of(user, partitions), value, f"{user}\x00{item}".encode())
 
 
+def ledger_record(event: Erase) -> Outgoing:
+    """The record of an erased user in the topic `erased`."""
+    return Outgoing(ERASED.name, 0, encode(event), event.user.encode())
+
+
 class OutputGroup(NamedTuple):
     """Output of some input records.
 
-    `by_record`: of each record the end of its labels, and its organic installs (`learned`: `examples` gets them, too).
+    `by_record`: of each record the end of its labels, its organic installs (`learned`: `examples` gets them, too), and
+    the users that it erased.
     `other_records`: finished output records.
     """
 
     labels: LabelBatch | None
-    by_record: Sequence[tuple[int, Sequence[Organic]]] = ()
+    by_record: Sequence[tuple[int, Sequence[Organic], Sequence[Erase]]] = ()
     learned: bool = False
     other_records: Sequence[Outgoing] = ()
 
@@ -49,8 +55,8 @@ def output_records(
     outgoing: list[Outgoing] = []
     begin, key = 0, b"%d" % source
     users: Iterable[str]
-    for end, organic in group.by_record:
-        learned = organic if group.learned else ()
+    for end, organic, erased in group.by_record:
+        learned: list[Organic | Erase] = [*(organic if group.learned else ()), *erased]
         if end > begin or learned:
             events, users = encoded[begin:end], map(user_of, pages[begin:end])
             if learned:

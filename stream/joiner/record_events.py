@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from stream.events.codec import decode_parts, encode_record, record_chunks
-from stream.events.types import BadPart, Impression, Install, SourceEvent, Tick
+from stream.events.types import BadPart, Erase, Impression, Install, SourceEvent, Tick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +134,7 @@ def decode_record(raw: bytes) -> tuple[RecordEvents, list[BadPart]]:
             row[scan.PAIR] = scan.pair_hash(row[scan.USER], item)
             row[scan.REQUEST] = _text_hash(event.request_id) if event.request_id else 0
         else:
-            row[scan.TAG] = scan.TICK
+            row[scan.TAG] = scan.ERASE if isinstance(event, Erase) else scan.TICK
     return _one_record(columns, np.array(hashes, np.int64), raw), bad
 
 

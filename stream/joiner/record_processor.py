@@ -12,7 +12,7 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.labels import JoinOutput
 from stream.joiner.metrics import Tally
-from stream.joiner.output_records import OutputGroup, history_record
+from stream.joiner.output_records import OutputGroup, history_record, ledger_record
 from stream.joiner.poison_detector import PoisonDetector
 from stream.joiner.record_cache import RecordCache
 from stream.joiner.record_events import (
@@ -190,11 +190,19 @@ class RecordProcessor:
         if self._histories is not None:
             for change in changes:  # also while rebuilding: the previous owner may not have written them
                 self._histories.put(*change)
-        if rebuilding or not (output.labels or output.organic or changes):
+        erased = [event for events in output.erased.values() for event in events]
+        self.tally.add_erased(len(erased))
+        if self._histories is not None and not rebuilding:  # a start erases what the ledger has
+            for event in erased:
+                self._histories.erase(event.user, event.time_ms)
+        if rebuilding or not (output.labels or output.organic or changes or erased):
             return None
         self.tally.add_labels(output.labels)
-        by_record = [(end, output.organic.get(number, ())) for number, end in output.ends]
+        by_record = [
+            (end, output.organic.get(number, ()), output.erased.get(number, ())) for number, end in output.ends
+        ]
         other_records = [history_record(change, self._partitions[HISTORIES.name]) for change in changes]
+        other_records += map(ledger_record, erased)
         return OutputGroup(output.labels, by_record, joiner.rules.organic_examples, other_records)
 
     def _reject_misplaced(self, events: RecordEvents, rejected: list[Rejected], record: Record) -> RecordEvents:

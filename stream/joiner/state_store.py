@@ -1,6 +1,7 @@
 """A partition's join state in files, so that a restart reads only later records: pages incrementally, the rest whole.
 
-Pages don't change once they are appended, except for links and marks that a load rebuilds. So a save appends the pages
+Pages don't change once they are appended, except for links and marks that a load rebuilds, and where a user is erased:
+then a save writes all of them again. So a save appends the pages
 since the previous one, each chunk at its own offset in `pages.bin`. Everything else goes into `state.msgpack`, which is
 replaced whole, after the pages are on disk: it names its offset in the log, its chunks and its rules. Chunks that it
 names aren't reused before the next one is written.
@@ -63,6 +64,7 @@ class Capture(NamedTuple):
     pieces: list[tuple[int, bytes]]  # of PAGES_FILE: offset, content
     reached: int  # address of the next page
     retired: int  # number of page chunks that it doesn't name
+    erasures: int  # users erased before it
 
 
 class StateStore:
@@ -72,6 +74,7 @@ class StateStore:
         self._folder = folder
         self._join_identity = join_identity
         self._written = 0  # pages before this address are in the file
+        self._erasures = 0  # users erased before they were written
 
     def capture(self, state: fields.JoinState, next_offset: int) -> Capture:
         """Copy the new pages and all the rest: some milliseconds for 100,000 installs.
@@ -98,7 +101,8 @@ class StateStore:
             marks=state.marks[begin:end].tobytes(),
         )
         retired = int(state.pages.numbers[RETIRED_COUNT])
-        return Capture(saved, _pieces(state.pages, max(self._written, front), reached), reached, retired)
+        begin = max(self._written, front) if state.erasures == self._erasures else front
+        return Capture(saved, _pieces(state.pages, begin, reached), reached, retired, state.erasures)
 
     def write(self, capture: Capture) -> None:
         """Write a capture, which replaces the previous one atomically. Raises OSError."""
@@ -112,7 +116,7 @@ class StateStore:
             os.close(file)
         with replacing(self._folder / STATE_FILE) as whole:
             whole.write(msgspec.msgpack.encode(capture.saved))
-        self._written = capture.reached
+        self._written, self._erasures = capture.reached, capture.erasures
 
     def release_chunks(self, state: fields.JoinState, capture: Capture) -> None:
         """After `write`, in the join's thread: let the state reuse the chunks that the capture doesn't name."""

@@ -44,7 +44,7 @@ class KafkaSender:
                 metrics_enabled=False,
             )
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
+    def send(self, topic: str, partition: int, value: bytes | None, settled: Settled, key: bytes | None = None) -> None:
         """Append, soon. `settled` may be called by this thread or another, once."""
         doing = f"sending to {topic}"
         if self._pending_bytes > PENDING_BYTES_MAX:
@@ -54,15 +54,16 @@ class KafkaSender:
         if not self._may_send(name):
             settled(LogUnavailable(f"no broker knows the topic {name} ({doing}): was it deleted?"))
             return
-        self._add(len(value))
+        size = len(value or b"")
+        self._add(size)
         try:
             future = self._producer.send(name, value, key, partition=partition)
         except errors.KafkaError as bad:
-            self._add(-len(value))
+            self._add(-size)
             settled(translate(self._settings, doing, bad))
             return
-        future.add_callback(partial(self._settle, len(value), settled, doing))
-        future.add_errback(partial(self._settle, len(value), settled, doing))
+        future.add_callback(partial(self._settle, size, settled, doing))
+        future.add_errback(partial(self._settle, size, settled, doing))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything sent is settled; False: some isn't after `timeout_s`."""

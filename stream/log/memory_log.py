@@ -133,7 +133,7 @@ class MemorySender:
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
+    def send(self, topic: str, partition: int, value: bytes | None, settled: Settled, key: bytes | None = None) -> None:
         """Append at once; a failure is its outcome."""
         try:
             self._log.send(topic, partition, value, key)

@@ -69,7 +69,7 @@ class GroupReader(Reader, Protocol):
 class Sender(Protocol):
     """Appends records without ever waiting; whoever sends learns each record's outcome. For one thread."""
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
+    def send(self, topic: str, partition: int, value: bytes | None, settled: Settled, key: bytes | None = None) -> None:
         """Append, soon, perhaps twice. `settled` is called once, perhaps by another thread."""
 
     def flush(self, timeout_s: float) -> bool:

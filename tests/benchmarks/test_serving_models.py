@@ -20,13 +20,14 @@ from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import DELTAS_MAX, INGESTS_MAX, encode_manifest
 from stream.snapshots.memory_store import MemoryStore
+from stream.spec.retrieval import Retrieval
 from stream.spec.spec_file import load_spec
 
 
 @pytest.fixture(scope="module")
 def publisher() -> Publisher:
     """Of a small model that has its base in a store of memory."""
-    world = World(load_spec(Path("specs/movielens.toml")), 600, 20)
+    world = World(structs.replace(load_spec(Path("specs/movielens.toml")), retrieval=Retrieval()), 600, 20)
     made = Publisher(world, MemoryStore("movielens"), wide_keys=20_000, rows=2_000, pages=20)
     made.base()
     return made

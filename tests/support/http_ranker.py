@@ -90,10 +90,10 @@ class FakeAnswerer:
 
 
 class EventLog(MemoryLog):
-    """A log of three topics, whose sender acknowledges when the test says so."""
+    """A log of four topics, whose sender acknowledges when the test says so."""
 
     def __init__(self) -> None:
-        super().__init__(dict.fromkeys(("events", "items", "users"), PARTITIONS), now_ms)
+        super().__init__(dict.fromkeys(("events", "items", "users", "erased"), PARTITIONS), now_ms)
         self.sends = HeldSender(self)
 
     def sender(self, acks: Acks) -> HeldSender:  # type: ignore[override]  # the same methods
@@ -122,6 +122,7 @@ class HttpRanker:
         self.answerer = FakeAnswerer()
         self.admission = AdmissionQueue(queue_ms_max)
         self.is_ready = self.is_live = True
+        self.dropped: list[str] = []  # users whose profiles were dropped
         self.log = EventLog()
         self.is_connected = True
         writer = EventWriter(lambda: self.log if self.is_connected else None)
@@ -145,6 +146,7 @@ class HttpRanker:
             ),
             lambda: [ModelInfo("m", 3, 1, 2)],
             KNOWN.get,
+            self.dropped.append,
             lambda: (self.is_ready, "as the test wants"),
             lambda: (self.is_live, "as the test wants"),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from stream.events.codec import decode_events, encode, encode_record
 from stream.events.topics import DEAD_LETTERS, EVENTS, EXAMPLES, ORGANIC
-from stream.events.types import Examples, Impression, Install, Organic, SourceEvent, Tick
+from stream.events.types import Erase, Examples, Impression, Install, Organic, SourceEvent, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import pack_records
@@ -37,7 +37,7 @@ class Stream:
         self.log = MemoryLog({**PARTITIONS, **letters}, lambda: self.now_ms)
         self.joiners = {p: Joiner(self.rules) for p in (0, 1)}
 
-    def send(self, *events: Impression | Install) -> None:
+    def send(self, *events: Impression | Install | Erase) -> None:
         """A record for each user's partition."""
         for p in (0, 1):
             part = [event for event in events if partition_of(event.user, 2) == p]

@@ -53,7 +53,7 @@ class HeldSender:
         self.held: deque[Settled] = deque()
         self._log = log
 
-    def send(self, topic: str, partition: int, value: bytes, settled: Settled, key: bytes | None = None) -> None:
+    def send(self, topic: str, partition: int, value: bytes | None, settled: Settled, key: bytes | None = None) -> None:
         """See Sender."""
         if self.failing is not None:
             settled(self.failing)

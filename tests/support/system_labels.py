@@ -2,7 +2,7 @@
 
 from stream.events.codec import decode_events, decode_examples, encode
 from stream.events.topics import EVENTS, EXAMPLES
-from stream.events.types import Impression, Install, Tick
+from stream.events.types import Impression, Install
 from stream.joiner.label_rules import label_rules
 from stream.log.protocol import START
 from tests.support.event_flow import Flow, Joiners
@@ -62,7 +62,7 @@ def without_ticks(joiners: Joiners) -> dict[int, list[tuple[Impression | Install
     ends = joiners.log.ends(EVENTS.name)
     for record in read_range(joiners.log, EVENTS.name, dict.fromkeys(ends, START), ends):
         events = decode_events(record.value or b"")[0]
-        found[record.partition] += [(one, record.time_ms) for one in events if not isinstance(one, Tick)]
+        found[record.partition] += [(one, record.time_ms) for one in events if isinstance(one, Impression | Install)]
     return found
 
 

@@ -106,8 +106,12 @@ def _judge(
         on_progress("comparing", number, BUCKETS)
         examples = list(emitted.examples_spill.bucket(number))
         organic = list(emitted.organic_in_examples_spill.bucket(number))
-        comparison.compare(bucket, examples)
-        comparison.compare_organic(bucket, {ORGANIC.name: emitted.organic_spill.bucket(number), EXAMPLES.name: organic})
+        comparison.compare(bucket, [one for one in examples if one.user not in events.erased])
+        found = {ORGANIC.name: emitted.organic_spill.bucket(number), EXAMPLES.name: organic}
+        comparison.compare_organic(
+            bucket,
+            {topic: [one for one in some if one.organic.user not in events.erased] for topic, some in found.items()},
+        )
         duplicates.add(number, [*examples, *organic])
     on_progress("comparing", BUCKETS, BUCKETS)
     _count_duplicates(report, duplicates, emitted, memory)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from stream.events.codec import decode_organic, decode_training, organic_id
-from stream.events.types import Organic
+from stream.events.types import Erase, Organic
 from stream.log.protocol import Record
 from thalweg.audit.log_events import page_digest
 from thalweg.audit.spill import Spill
@@ -82,6 +82,8 @@ class EmittedScan:
         source = self._sources.setdefault((record.partition, record.key), len(self._sources))
         for one in found:
             origin = (record.partition, record.offset, source, self._orders[source])
+            if isinstance(one, Erase):
+                continue
             if isinstance(one, Organic):
                 self.organic_in_examples_spill.put(one.user, EmittedOrganic(record.topic, *origin, one))
                 self._orders[source] += 1

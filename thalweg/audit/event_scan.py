@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from stream.events.codec import decode_events
+from stream.events.types import Erase
 from stream.log.protocol import Record
 from thalweg.audit.audit_range import AuditRange, page_back_ms
 from thalweg.audit.log_events import InstallEvent, LogEvent, PageEvent, PartitionCursor
@@ -42,6 +43,7 @@ class EventScan:
         self.rules = rules
         self.range = audit_range
         self.pages = self.installs = self.bad = self.future = 0
+        self.erased: set[str] = set()  # users, who aren't judged
         self.unsure = 0  # judged pages that unread events may decide
         self._partitions: dict[int, PartitionCursor] = {}
         self._events: Spill[LogEvent] = Spill(folder, "events", LogEvent)
@@ -58,6 +60,9 @@ class EventScan:
         for event in events:
             if event.time_ms > record.time_ms + self.rules.ahead_ms:
                 self.future += 1
+                continue
+            if isinstance(event, Erase):
+                self.erased.add(event.user)
                 continue
             log_event = partition.add(event, record.offset, record.time_ms)
             if log_event is not None:
@@ -87,6 +92,8 @@ class EventScan:
             found = Bucket()
             by_partition: defaultdict[int, list[LogEvent]] = defaultdict(list)
             for event in self._events.bucket(bucket):
+                if event.user in self.erased:
+                    continue
                 by_partition[event.partition].append(event)
                 if isinstance(event, InstallEvent):
                     found.install_ids[event.user, event.item].add(event.install_id)

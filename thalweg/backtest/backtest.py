@@ -18,7 +18,7 @@ from learner.training.ranking_figures import sessions
 from learner.training.slices import Slices
 from producers.features import CandidatePage, Candidates, FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
-from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, Tick
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, RetiredItem, Tick
 from stream.features.encoder import one_page
 from stream.features.serve_as import as_served
 from stream.joiner.label_rules import label_rules
@@ -136,7 +136,7 @@ class Backtest:
                 self._reject(event.location, event.reason)
             elif isinstance(event, Question):
                 self._ask(event)
-            elif not isinstance(event, Pause):
+            elif not isinstance(event, Pause | RetiredItem):
                 self._prepare(event)
         self._play()
         self._prepare(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
+from thalweg.cli.erase import erase
 from thalweg.cli.explain import explain
 from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.retrain import evolve, retrain
@@ -22,6 +23,7 @@ operations.add_typer(snapshots, name="snapshots")
 operations.command()(explain)
 operations.command()(retrain)
 operations.command()(evolve)
+operations.command()(erase)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")
 operations.add_typer(dlq_app, name="dlq")
@@ -245,6 +247,7 @@ def rebuild_histories(
     rankers rank without histories until it is done.
     """
     from stream.history import histories
+    from stream.history.erasing import rebuild_without_erased
     from stream.snapshots.redis_client import connect, translated
     from thalweg.views.operations_tables import progress_bars
 
@@ -253,7 +256,7 @@ def rebuild_histories(
     with closing(connect(settings)) as client, translated(client), open_log(settings) as log, progress_bars() as bars:
         wiped = histories.wipe_histories(client, settings.topic_prefix) if wipe else 0
         on_progress = partial(bars, "records")
-        copied = histories.rebuild_histories(client, log, settings.topic_prefix, on_progress=on_progress)
+        copied = rebuild_without_erased(client, log, settings.topic_prefix, on_progress=on_progress)
         users = sum(1 for _ in client.scan_iter(match=histories.history_key("*", settings.topic_prefix), count=500))
     print(f"{copied:,} records copied; {users:,} users have a history")
     write_json(json_file, {"records": copied, "users": users, "wiped": wiped})

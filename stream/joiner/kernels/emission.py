@@ -180,6 +180,14 @@ def reject_late(j: Any, event: Any, time_ms: Any) -> None:
 
 
 @kernel
+def emit_erasure(j: Any, event: Any) -> None:
+    """Emit that a user was erased by a record's `event`-th event."""
+    row = _next_row(j)
+    row[0], row[2] = s.ERASURE, event
+    j[s.OUT_COUNT] += 1
+
+
+@kernel
 def close_page(j: Any, address: Any, ingest_ms: Any) -> None:
     """Close a page: emit its labels that weren't emitted yet."""
     if j[s.POLICY] == s.FAKE_NEGATIVE:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stream.joiner.kernels import emission, installs, pages, timers
+from stream.joiner.kernels import emission, erasing, installs, pages, timers
 from stream.joiner.kernels import record_scan as scan
 from stream.joiner.kernels import state as s
 from stream.joiner.kernels.arena import index_of, words_of
@@ -86,6 +86,13 @@ def _process_event(
     j: Any, number: Any, columns: Any, hashes: Any, raw: Any, offset: Any, ingest_ms: Any, latest_ms: Any
 ) -> Any:
     event = columns[number]
+    if event[scan.TAG] == scan.ERASE:  # whenever it is sent: it doesn't advance the watermark
+        status = _catch_up(j, ingest_ms)
+        if status == DONE and j[s.OUT_COUNT] == j[s.OUT_CAPACITY]:
+            return FLUSH
+        if status == DONE:
+            erasing.erase_user(j, number, event)
+        return status
     reached_ms = event[scan.TIME] - j[s.LATENESS]
     if reached_ms > j[s.WATERMARK]:
         j[s.WATERMARK] = min(reached_ms, latest_ms)

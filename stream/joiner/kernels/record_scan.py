@@ -23,7 +23,7 @@ COLUMNS: Final = 13
 # Columns of a record: its offset, its append time (ms), the ends of its events and of its bytes, exclusive.
 OFFSET, APPENDED, EVENTS_END, BYTES_END = range(4)
 RECORD_COLUMNS: Final = 4
-PAGE, INSTALL, TICK = 1, 2, 3  # the tags of the events
+PAGE, INSTALL, TICK, ERASE = 1, 2, 3, 13  # the tags of the events; a record with an ERASE is never plain
 
 Columns = npt.NDArray[np.int64]
 

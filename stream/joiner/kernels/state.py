@@ -67,9 +67,9 @@ RESERVE_MIN: Final = (256, 2_560, 64, 8_192, 256)
 # of a page (NEGATIVES: all of its items) and of a LABEL: offset, begin, length, size, base, ingest time; of a LABEL
 # also position, position in its id, label, reason, index of the install's bytes or −1;
 # of an ORGANIC_INSTALL and a HISTORY: index of the install's bytes or −1 − event; newest time or −1, whether it's sure;
-# of a LATE event: its number, time, and how late it is.
+# of a LATE event: its number, time, and how late it is; of an ERASURE: its event's number.
 OUT_COLUMNS: Final = 13
-NEGATIVES, LABEL, RECORD_END, ORGANIC_INSTALL, HISTORY, LATE = range(6)
+NEGATIVES, LABEL, RECORD_END, ORGANIC_INSTALL, HISTORY, LATE, ERASURE = range(7)
 
 PAGE_BYTES: Final = 4 * P_ITEMS + 8  # with its heads in two tables
 INSTALL_WORDS_MAX: Final = I_RAW + EVENT_BYTES_MAX // 4
@@ -97,6 +97,7 @@ class JoinState:
         self.marks = np.empty((64, MARK), np.int64)
         self.out = np.empty((64, OUT_COLUMNS), np.int64)
         self._reserved = [0] * 5  # pages, items, installs, bytes of these, records
+        self.erasures = 0  # users erased: their pages were changed in place
         self.keeps_chunks = False  # a file on disk refers to them: only `StateStore` releases them
         j[LABEL_COUNT] = 1
         j[WINDOW : FIRED_MAX + 1] = (

@@ -14,7 +14,7 @@ from producers.store.parameters import START_MS
 from producers.store.storefront import PAGE_ITEMS, ShownPages
 from producers.store.world import StoreWorld
 from stream.events.codec import encode
-from stream.events.types import WINDOW_CLOSED, Examples, Impression, Install, Item, RankReply, RankRequest, Tick, User
+from stream.events.types import WINDOW_CLOSED, Examples, Impression, Install, Item, RankReply, RankRequest, User
 from stream.features.page_features import select, words_of
 from stream.features.page_kernels import open_page
 from stream.spec.spec_file import load_spec
@@ -290,4 +290,4 @@ def _by_page(shown: ShownPages) -> dict[str, tuple[bytes, ...]]:
 def _due(store: Store) -> list[Impression | Install]:
     """All events that are due after what was shown."""
     store.impressions(START_MS + HOUR)
-    return [event for event in store.sent() if not isinstance(event, Tick)]
+    return [event for event in store.sent() if isinstance(event, Impression | Install)]

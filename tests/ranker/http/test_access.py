@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from ranker.http.tokens import SCOPES, Tokens, check_exposure
+from stream.events.codec import decode_events
+from stream.events.types import Erase
 from stream.runtime.errors import SettingsError
 from tests.support.http_ranker import http_ranker, problem_of
 
@@ -69,6 +71,27 @@ def test_without_tokens_all_but_admin_is_open() -> None:
         refused = ranker.client.get("/metrics")
         assert refused.status_code == 403
         assert "THALWEG_HTTP_TOKENS" in problem_of(refused)["remedy"]
+
+
+def test_a_user_is_erased_by_an_admin_only(tmp_path: Path) -> None:
+    """Over either way: an event, a tombstone of the attributes, and the profile that was read lately is dropped."""
+    file = tmp_path / "tokens.toml"
+    write(file, app=(ONE, ["rank", "events", "catalogue"]), ops=(OTHER, ["admin", "events"]))
+    with http_ranker(file) as ranker:
+        path, erase = "/v1/users/ann%2Fb", {"type": "erase", "user": "bob"}
+        assert ranker.client.delete(path, headers=bearer(ONE)).status_code == 403
+        posted = ranker.client.post("/v1/events", json=[erase], headers=bearer(ONE))
+        assert posted.json()["results"][0]["status"] == "forbidden"
+        assert not ranker.log.records("events")
+        answer = ranker.client.delete(path, headers=bearer(OTHER))
+        assert (answer.status_code, answer.json()["user"], ranker.dropped) == (202, "ann/b", ["ann/b"])
+        assert {"place", "data", "removed"} == set(answer.json()["places"][0])
+        assert ranker.client.post("/v1/events", json=[erase], headers=bearer(OTHER)).json()["written"] == 1
+        found = [event for record in ranker.log.records("events") for event in decode_events(record.value or b"")[0]]
+        assert {event.user for event in found if isinstance(event, Erase)} == {"ann/b", "bob"}
+        tombstones = {record.key: record.value for record in ranker.log.records("users")}
+        assert tombstones == {b"ann/b": None, b"bob": None}
+        assert ranker.client.delete("/v1/users/" + "x" * 300, headers=bearer(OTHER)).status_code == 400
 
 
 def test_without_tokens_it_does_not_listen_beyond_loopback(file: Path, tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def written(ranker: HttpRanker) -> list[Impression | Install]:
     return found
 
 
+def test_an_item_is_retired_by_a_tombstone(ranker: HttpRanker) -> None:
+    """Of the events of one item in a list the last counts."""
+    assert ranker.send(ITEM, {"type": "retire", "item": "tea"}).json()["written"] == 2
+    (record,) = ranker.log.records("items")
+    assert (record.key, record.value) == (b"tea", None)
+
+
 def test_events_are_written_as_producers_write_them(ranker: HttpRanker) -> None:
     """Pages and installs by user, in order; items and users by their own id, which is the record's key."""
     users = [f"u{n}" for n in range(20)]

@@ -1,6 +1,6 @@
 """Sources that go by what the learner keeps of items: their definitions, and how they share their quotas."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.retrieval.best import best_of
-from ranker.retrieval.candidates import FUSED, RANK_OFFSET, Found, fused, retrieve
+from ranker.retrieval.candidates import FUSED, RANK_OFFSET, fused, retrieve
 from ranker.retrieval.item_columns import ItemColumns, ids_of
 from ranker.retrieval.neighbours import neighbours
 from ranker.retrieval.pools import Query
@@ -151,10 +151,7 @@ def test_fused(orders: list[list[str]], quota: int) -> None:
     """Each item once; what one source alone found keeps its order; a larger quota counts more."""
     quotas = dict(zip(FUSED, (quota, 100 - quota), strict=True))
 
-    def ranked(names: list[str], source: Any) -> Iterator[Found]:
-        return (Found(source, rank, name) for rank, name in enumerate(names, 1))
-
-    found = [*fused({source: ranked(names, source) for source, names in zip(FUSED, orders, strict=True)}, quotas)]
+    found = [*fused(dict(zip(FUSED, orders, strict=True)), quotas)]
     names = [one.name for one in found]
     assert sorted(names) == sorted({*orders[0], *orders[1]})
     for mine, others in (orders, orders[::-1]):

@@ -24,6 +24,7 @@ from stream.events.codec import (
 )
 from stream.events.types import (
     DeadLetter,
+    Erase,
     Examples,
     FeatureName,
     History,
@@ -43,6 +44,7 @@ PAGE = Impression("r1", 1_000, "u1", ["a", "b"], "v", 7, [0.5, 0.25], [1.0, 0.5]
 
 # The bytes as hex. New fields go to the end with defaults: then these still decode to the same.
 GOLDEN = [
+    (Erase("u1", 3_000), "930da27531cd0bb8"),
     (
         PAGE,
         "9b01a27231cd03e8a2753192a161a162a1760792cb3fe0000000000000cb3fd000000000000092cb3ff0000000000000cb3fe0000000000000c4010182a4686f7572cb4008000000000000a3617070a178",

@@ -166,14 +166,27 @@ def test_organic_is_what_no_page_claimed(events: list[SourceEvent], rules: Label
         )
 
 
+def of_one_user_each(events: list[SourceEvent]) -> list[SourceEvent]:
+    """Without pages whose request id an earlier page of another user has."""
+    users: dict[str, str] = {}
+    return [
+        event for event in events
+        if not isinstance(event, Impression) or users.setdefault(event.request_id, event.user) == event.user
+    ]  # fmt: skip
+
+
 @settings(max_examples=KILLED_AT_EACH, deadline=None)
 @given(events=flows(), rules=rule_sets(), sizes=sizes, kill=st.integers(1, 24))
 def test_organic_is_the_same_wherever_a_joiner_is_killed(
     events: list[SourceEvent], rules: LabelRules, sizes: list[int], kill: int
 ) -> None:
-    """From whichever commit the next joiner starts, and the one after that: nothing more is emitted, nothing lost."""
+    """From whichever commit the next joiner starts, and the one after that: nothing more is emitted, nothing lost.
+
+    Where each request id is one user's: a page that is read again without one of another user before it, which had its
+    request id, may count as a page of its own (`join.py`).
+    """
     rules = replace(rules, organic=True)
-    log = [*events, FAR]
+    log = [*of_one_user_each(events), FAR]
     records, wanted = packed(log, sizes), organic(log, rules)
     for first in range(1, len(records)):
         before, joiner = played(records, rules, START, first)

@@ -13,6 +13,7 @@ from stream.features.page_features import Layout
 from stream.joiner.label_rules import label_rules
 from stream.runtime.errors import SpecError
 from stream.spec.columns import Column, Cross
+from stream.spec.retrieval import Kept
 from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec, load_spec, parse_spec
 from stream.spec.values import duration_ms
@@ -472,7 +473,8 @@ def test_a_statistic_of_organic_installs_leaves_others_features_as_they_were() -
 
 def test_the_example_of_retrieval_is_read() -> None:
     """The example of docs/retrieval.md is a valid section of a spec that has what it needs."""
-    section = Path("docs/retrieval.md").read_text().split("```toml")[1].split("```")[0]
+    section, kept = (part.split("```")[0] for part in Path("docs/retrieval.md").read_text().split("```toml")[1:])
     text = TEXT.replace('tags = "categories"', 'tags = "categories"\ncategory = "category"')
-    quotas = parse_spec(f"{text}\n{section}").retrieval.quotas()
-    assert quotas == {"together": 0, "neighbours": 0, "same": 20, "trending": 10, "new": 5, "popular": 0}
+    retrieval = parse_spec(f"{text}\n{section}\n{kept}").retrieval
+    assert retrieval.quotas() == {"together": 40, "neighbours": 20, "same": 5, "trending": 10, "new": 5, "popular": 0}
+    assert retrieval.kept == Kept(), "the second example has the defaults"

@@ -16,7 +16,7 @@ from learner.training.model import Model
 from producers.features import FeatureBuilder
 from producers.json_lines import numbered_lines
 from producers.source import InvalidEvent, Pause
-from stream.events.types import Impression, Install, Item, User, Value
+from stream.events.types import Impression, Install, Item, RetiredItem, User, Value
 from stream.runtime.errors import DataError, SpecError
 from stream.spec.parts import Gate
 from stream.spec.spec import Spec
@@ -191,7 +191,7 @@ def test_a_draft_trains(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) 
     spec = drafted[1]
     maker, model, records = FeatureBuilder(spec, 1), Model(spec), 0
     for _, event in numbered_lines(["\n".join(map(json.dumps, lines)).encode()], lambda: START_MS + 10**10):
-        assert not isinstance(event, InvalidEvent | Pause)
+        assert not isinstance(event, InvalidEvent | Pause | RetiredItem)
         said = maker.process(event).examples
         if said:
             model.learn(said, records)

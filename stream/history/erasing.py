@@ -1,0 +1,139 @@
+"""Erases users' installs up to a time: from the topic `histories`, and from its copy in Redis.
+
+Both are erased by the installs' own times, so it can be done again at any moment: after a restart, by several joiners,
+or after a backup was restored. What the user installed later stays.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final
+
+from stream.events.codec import decode_entity
+from stream.events.topics import ERASED, HISTORIES
+from stream.events.types import Erase
+from stream.history.histories import BATCH, POLL_S, Changes, decode_changes, history_key, rebuild_histories
+from stream.log.protocol import START, Log, partition_of
+from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
+
+Erased = Mapping[str, int]  # time up to which a user is erased, ms, by user
+
+log = logging.getLogger(__name__)
+
+
+class ErasedChanges:
+    """Takes installs of erased users out of changes; feed it the changes of a topic in order.
+
+    `left`: by user and item, installs whose newest record in the topic is still one that is to be erased.
+    """
+
+    def __init__(self, erased: Erased) -> None:
+        self.left: set[tuple[str, str]] = set()
+        self._erased: Final = erased
+
+    def without(self, changes: Changes) -> Changes:
+        """The other changes."""
+        kept: Changes = {}
+        for (user, item), time_ms in changes.items():
+            if time_ms is not None and time_ms <= self._erased.get(user, -1):
+                self.left.add((user, item))
+            else:
+                self.left.discard((user, item))
+                kept[user, item] = time_ms
+        return kept
+
+    def send_tombstones(self, log_: Log) -> int:
+        """Write a tombstone for each that is left, and wait until the log has them; returns how many.
+
+        Raises LogError.
+        """
+        partitions = log_.partitions(HISTORIES.name) if self.left else 0
+        for user, item in sorted(self.left):
+            log_.send(HISTORIES.name, partition_of(user, partitions), None, f"{user}\x00{item}".encode())
+        log_.flush()
+        return len(self.left)
+
+
+def read_erased(source: Log) -> dict[str, int]:
+    """The ledger: which users were erased, and until when. Raises LogUnavailable, LogError."""
+    try:
+        ends = source.ends(ERASED.name)
+    except LogUnavailable:
+        raise
+    except LogError as missing:  # of a stack that was set up by an earlier build
+        log.warning("no erased users are left out of histories: %s", missing)
+        return {}
+    erased: dict[str, int] = {}
+    with closing(source.reader(ERASED.name, dict.fromkeys(ends, START))) as reader:
+        while any(at < ends[p] for p, at in reader.positions().items()):
+            for record in _poll(reader):
+                try:
+                    event = decode_entity(record.value or b"", Erase)
+                except BadEvent as bad:
+                    log.warning("%s/%d offset %d is left out: %s", record.topic, record.partition, record.offset, bad)
+                    continue
+                erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
+    return erased
+
+
+def erase_in_topic(source: Log, erased: Erased, between: Callable[[], None] = lambda: None) -> int:
+    """Write tombstones for these users' installs in the topic; returns how many. Reads their partitions to the end.
+
+    `between` batches other work may be done. An install of the same item that arrives in the last moment before its
+    tombstone is in Redis, not in the topic. Raises LogUnavailable, LogError.
+    """
+    partitions = source.partitions(HISTORIES.name)
+    ends = source.ends(HISTORIES.name)
+    found = ErasedChanges(erased)
+    positions = dict.fromkeys({partition_of(user, partitions) for user in erased}, START)
+    with closing(source.reader(HISTORIES.name, positions)) as reader:
+        while any(at < ends[p] for p, at in reader.positions().items()):
+            found.without(decode_changes(_poll(reader)))
+            between()
+    return found.send_tombstones(source)
+
+
+def erase_in_redis(client: Any, erased: Erased, prefix: str = "") -> int:
+    """Remove these users' installs from Redis; returns how many. Raises redis.RedisError."""
+    removed, users = 0, iter(erased.items())
+    while some := list(islice(users, BATCH)):
+        with client.pipeline(transaction=False) as pipe:
+            for user, until_ms in some:
+                pipe.zremrangebyscore(history_key(user, prefix), "-inf", until_ms)
+            removed += sum(pipe.execute())
+    return removed
+
+
+def rebuild_without_erased(
+    client: Any,
+    source: Log,
+    prefix: str = "",
+    *,
+    ended: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] = lambda copied, of: None,
+    **options: Callable[[], Any],
+) -> int:
+    """As `rebuild_histories`, without what the ledger says is erased; that is erased from both again.
+
+    So what a process that was killed had not erased yet, and what a restored backup brings back, goes at the next start
+    of a joiner. Raises redis.RedisError, LogError.
+    """
+    erased = read_erased(source)
+    found = ErasedChanges(erased)
+    copied = rebuild_histories(
+        client, source, prefix, ended=ended, on_progress=on_progress, without=found.without, **options
+    )
+    if not ended():  # else a newer record may not have been read
+        found.send_tombstones(source)
+        erase_in_redis(client, erased, prefix)
+    return copied
+
+
+def _poll(reader: Any) -> Any:
+    """The next records; compaction keeps the newest of each key, so a gap loses nothing."""
+    try:
+        return reader.poll(POLL_S, BATCH)
+    except LogGap as gap:
+        reader.seek(gap.partition, START)
+        return []

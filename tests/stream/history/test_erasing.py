@@ -1,0 +1,93 @@
+"""Erased users' installs: gone from the topic and from Redis, also after a restart or a restored backup."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from stream.events.codec import encode
+from stream.events.topics import ERASED, HISTORIES
+from stream.events.types import Erase
+from stream.history.erasing import erase_in_topic, read_erased
+from stream.history.histories import COMPLETE, decode_changes, history_key, marker_key
+from stream.history.history_writer import HistoryWriter
+from stream.joiner.labels import HistoryChange
+from stream.joiner.output_records import history_record, ledger_record
+from stream.log.memory_log import MemoryLog
+from stream.log.protocol import START
+from tests.support.redis_histories import read_histories
+from tests.support.waiting import wait_until
+from thalweg.stack.stack import Stack
+
+
+@pytest.fixture
+def cache(stack: Stack) -> redis.Redis:
+    """The run's Redis."""
+    return redis.Redis.from_url(stack.redis)
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    """Of two partitions: u has a, b and c; v has a."""
+    made = MemoryLog({HISTORIES.name: 2, ERASED.name: 1}, lambda: 1)
+    for user, item, time_ms in (("u", "a", 1), ("v", "a", 1), ("u", "b", 5), ("u", "c", 9), ("u", "a", 2)):
+        made.send(*history_record(HistoryChange(user, item, time_ms), 2))
+    return made
+
+
+def living(log: MemoryLog) -> dict[tuple[str, str], int | None]:
+    """The newest record of each key, as compaction leaves it."""
+    return decode_changes(log.reader(HISTORIES.name, {0: START, 1: START}).poll(0.0, 1_000))
+
+
+def test_installs_up_to_the_time_become_tombstones(log: MemoryLog) -> None:
+    """Later ones and other users' stay; to do it again changes nothing."""
+    for written in (2, 0):
+        assert erase_in_topic(log, {"u": 5, "nobody": 9}) == written
+        assert living(log) == {("u", "a"): None, ("u", "b"): None, ("u", "c"): 9, ("v", "a"): 1}
+
+
+def test_who_installed_the_item_again_keeps_it(log: MemoryLog) -> None:
+    """An old record before the new one isn't reason enough for a tombstone."""
+    log.send(*history_record(HistoryChange("u", "a", 20), 2))
+    erase_in_topic(log, {"u": 5})
+    assert living(log)["u", "a"] == 20
+
+
+def test_the_ledger_has_the_latest_time_of_each_user(log: MemoryLog) -> None:
+    """Its records are those of the joiner; invalid ones are passed over, an older stack has none."""
+    for user, time_ms in (("u", 5), ("v", 7), ("u", 3)):
+        log.send(*ledger_record(Erase(user, time_ms)))
+    log.send(ERASED.name, 0, b"\xc1", b"k")
+    assert read_erased(log) == {"u": 5, "v": 7}
+    assert read_erased(MemoryLog({HISTORIES.name: 1}, lambda: 1)) == {}
+
+
+@pytest.fixture
+def writer(cache: redis.Redis, topic_prefix: str, log: MemoryLog) -> Iterator[HistoryWriter]:
+    """One that has copied the log."""
+    made = HistoryWriter(cache, topic_prefix, lambda: log)
+    wait_until(lambda: cache.get(marker_key(topic_prefix)) == COMPLETE)
+    yield made
+    made.close(10)
+
+
+def test_redis_and_the_topic_are_erased_while_a_joiner_runs(
+    cache: redis.Redis, topic_prefix: str, log: MemoryLog, writer: HistoryWriter
+) -> None:
+    """Also what waits to be written."""
+    writer.put("u", "d", 4)
+    writer.erase("u", 5)
+    wait_until(lambda: living(log)["u", "b"] is None)
+    wait_until(lambda: read_histories(cache, ["u", "v"], 9, topic_prefix) == {"u": ["c"], "v": ["a"]})
+
+
+def test_a_start_erases_what_the_ledger_says(cache: redis.Redis, topic_prefix: str, log: MemoryLog) -> None:
+    """A process was killed before it did, or a backup brought topic and Redis back."""
+    cache.zadd(history_key("u", topic_prefix), {"a": 1, "b": 5})
+    log.send(ERASED.name, 0, encode(Erase("u", 5)), b"u")
+    writer = HistoryWriter(cache, topic_prefix, lambda: log)
+    wait_until(lambda: living(log)["u", "a"] is None)
+    writer.close(10)
+    assert read_histories(cache, ["u", "v"], 9, topic_prefix) == {"u": ["c"], "v": ["a"]}
+    assert living(log) == {("u", "a"): None, ("u", "b"): None, ("u", "c"): 9, ("v", "a"): 1}
