@@ -10,10 +10,11 @@ from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
-from stream.log.format_level import raise_level
+from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError
+from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
 
 Action = Literal["create", "alter", "leave", "refuse"]
@@ -47,19 +48,30 @@ class Change:
 def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
     """The changes that make the broker's topics as declared; empty when they are.
 
-    A value that an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
+    A value that an operator has raised above its declaration is left, unless `force`; so is a missing topic of a later
+    format level, until the upgrade is finalized. Raises LogUnavailable, LogError, SettingsError.
     """
     declared = {settings.topic(topic.name): topic for topic in topics}
     with _admin(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
         configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)
     changes: list[Change] = []
+    later = {name for name, topic in declared.items() if name not in found and topic.level > 1}
+    level = _level(settings) if later and settings.topic(EVENTS.name) in found else LEVEL
     for name, topic in declared.items():
-        if name in found:
+        if topic.level > level:
+            message = "missing until `thalweg apply-topics --finalize`: earlier releases don't know its events"
+            changes.append(Change(name, "leave", message))
+        elif name in found:
             changes += _differences(settings, topic, found[name]["partitions"], configs[name], force=force)
         else:
             changes.append(_creation(settings, topic))
     return changes
+
+
+def _level(settings: Settings) -> int:
+    with closing(KafkaLog(settings)) as log:
+        return read_level(log)
 
 
 def apply_topics(settings: Settings, changes: list[Change]) -> None:

@@ -69,7 +69,7 @@ NUMBERS: Final = Format(
     "version numbers", "`.local/numbers/`", (1,), "fields by name", "learner", "unknown fields are skipped",
 )  # fmt: skip
 RECORD: Final = Format(
-    "record", "all topics", (1,), "each type's tag; fields are added at the end only", "every room, callers",
+    "record", "all topics", (1, 2), "each type's tag; fields are added at the end only", "every room, callers",
     "fields at the end are skipped; a record of an unknown tag is a dead letter",
 )  # fmt: skip
 PAGE: Final = Format(

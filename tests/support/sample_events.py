@@ -6,6 +6,7 @@ import msgspec
 
 from stream.events.types import (
     DeadLetter,
+    Erase,
     Examples,
     FeatureName,
     History,
@@ -39,6 +40,7 @@ SAMPLES: Final[tuple[msgspec.Struct, ...]] = (
     User("u1", {"age": 24.0}),
     History("u1", "a", 2_000),
     Organic("u1", "a", 2_000, "i1", "r1", 2_001),
+    Erase("u1", 5_000),
     FeatureName("context.device", "phone"),
     DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42),
 )  # fmt: skip

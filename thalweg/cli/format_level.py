@@ -2,7 +2,9 @@
 
 from contextlib import closing
 
+from stream.events.topics import FORMATS as LEVEL_TOPIC
 from stream.log.format_level import raise_level, read_level
+from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.formats import FORMATS, LEVEL, RELEASES
 from stream.runtime.settings import Settings
@@ -11,6 +13,8 @@ from stream.runtime.settings import Settings
 def format_level_line(settings: Settings, *, finalize: bool) -> str:
     """Whose formats are written; with `finalize` this release's from now on. Raises SettingsError, LogError."""
     newest = RELEASES[-1]
+    if finalize:
+        apply_topics(settings, plan_topics(settings, (LEVEL_TOPIC,)))
     with closing(KafkaLog(settings)) as log:
         level = read_level(log)
         if level == LEVEL:

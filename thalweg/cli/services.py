@@ -135,6 +135,8 @@ def topics(
     settings = read_settings()
     if spec and (short := retention_problem(label_rules(read_spec(spec)))):
         raise SpecError(f"{spec}: {short}: {REMEDY}")
+    if finalize and not dry_run:  # first: topics may depend on it
+        print(format_level_line(settings, finalize=True))
     plan = plan_topics(settings, force=force)
     for change in plan:
         print(change)
@@ -146,8 +148,8 @@ def topics(
     if made:
         apply_topics(settings, made)
         print(f"{len(made)} changes made")
-    if not (dry_run and due):  # else topics may be missing
-        print(format_level_line(settings, finalize=finalize and not dry_run))
+    if not finalize and not (dry_run and due):  # else topics may be missing
+        print(format_level_line(settings, finalize=False))
     write_json(json_file, {"changes": len(due), "made": len(made)})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from stream.events.topics import EVENTS, FORMATS, TOPICS
+from stream.events.topics import ERASED, EVENTS, FORMATS, TOPICS
 from stream.log.format_level import KEY, raise_level, read_level
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
@@ -74,12 +74,17 @@ def test_a_new_deployment_writes_this_releases_formats(stack: Stack, topic_prefi
 def test_an_upgraded_deployment_does_once_it_is_finalized(stack: Stack, topic_prefix: str) -> None:
     """The topics of release 0.2 are there: applying makes the topic of the level, and leaves the level."""
     settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
-    apply_topics(settings, plan_topics(settings, tuple(topic for topic in TOPICS if topic != FORMATS)))
+    earlier = tuple(topic for topic in TOPICS if topic != FORMATS and topic.level == 1)
+    apply_topics(settings, plan_topics(settings, earlier))
     assert "release 0.2, until `thalweg apply-topics --finalize`" in format_level_line(settings, finalize=False)
-    apply_topics(settings, plan_topics(settings))
+    apply_topics(settings, [change for change in plan_topics(settings) if change.action == "create"])
+    left = [change for change in plan_topics(settings) if change.action == "leave"]
+    assert [change.topic for change in left] == [settings.topic(ERASED.name)], "whose records 0.2 doesn't know"
     assert "release 0.2, until `thalweg apply-topics --finalize`" in format_level_line(settings, finalize=False)
-    assert "from now on (checkpoint 1 → 2): restart learners" in format_level_line(settings, finalize=True)
+    said = format_level_line(settings, finalize=True)
+    assert "from now on (record 1 → 2, checkpoint 1 → 2): restart learners" in said
     assert format_level_line(settings, finalize=True) == f"formats: those of release {RELEASES[-1]}"
+    assert [change.action for change in plan_topics(settings)] == ["create"]
     log = KafkaLog(settings)
     assert read_level(log) == LEVEL
     log.close()
