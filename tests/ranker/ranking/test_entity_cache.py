@@ -217,22 +217,30 @@ def test_items_read_again_cost_nothing() -> None:
     assert catalogue.row["a"] != row
 
 
-def test_the_lag_of_items_is_known(log: MemoryLog) -> None:
+def test_the_lag_of_items_is_known() -> None:
     """Records that aren't read yet, and how old the oldest of them is at most; 0 once all are read."""
-    put(log, Item("a"), Item("b"), Item("c"))
+    first, second = 70, 71  # of these no other test's consumer, which may still run, sets the gauges
+    log = MemoryLog({ITEMS.name: 72}, lambda: 1)
+
+    def put_into(partition: int, *names: str) -> None:
+        for name in names:
+            log.send(ITEMS.name, partition, encode(Item(name)), name.encode())
+
+    put_into(first, "a", "c")
+    put_into(second, "b")
     now_ms = 10_000
     consumer = ItemConsumer(log, [EntityCache()], now_ms=lambda: now_ms)
-    reader = log.reader(ITEMS.name, {0: START, 1: START})
+    reader = log.reader(ITEMS.name, {first: START, second: START})
 
     def lag(unit: str) -> list[float | None]:
         consumer._observe_lag(reader)
         name = f"thalweg_ranker_item_lag_{unit}"
-        return [REGISTRY.get_sample_value(name, {"partition": partition}) for partition in "01"]
+        return [REGISTRY.get_sample_value(name, {"partition": str(partition)}) for partition in (first, second)]
 
     now_ms = 14_000
     assert (lag("records"), lag("seconds")) == ([2, 1], [4, 4])
-    consumer._poll(reader, {0: 2, 1: 1})
+    consumer._poll(reader, {first: 2, second: 1})
     assert (lag("records"), lag("seconds")) == ([0, 0], [0, 0])
     now_ms = 20_000
-    put(log, Item("d"))
+    put_into(first, "d")
     assert (lag("records"), lag("seconds")) == ([1, 0], [6, 0])
