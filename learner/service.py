@@ -28,10 +28,12 @@ from learner.retraining.retrain_files import RetrainFiles, checkpoints_of
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.topics import EXAMPLES
+from stream.log.format_level import read_level
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError, LogError, LogGap, LogUnavailable
+from stream.runtime.formats import CHECKPOINT
 from stream.runtime.health import Health, run_file
 from stream.runtime.heartbeat import Heartbeat, all_live
 from stream.runtime.settings import Settings
@@ -103,6 +105,10 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     status.state = "compiling kernels"
     status.heart.beat(START_S)
     compile_kernels(spec)
+    level = _once_available(partial(_format_level, settings), status)
+    if level is None:
+        return None
+    files.version = CHECKPOINT.at(level)
     checkpoint = _once_available(partial(_newest, settings, spec, files, partial(KafkaLog, settings)), status)
     model = resume(spec, checkpoint) if checkpoint else Model(spec)
     model.learned_ids.ids_max = settings.dedup_ids
@@ -127,6 +133,11 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     start = offset if checkpoint else "the log's start"
     log.info("learning", model=spec.name, offset=start, examples=model.examples)
     return learner
+
+
+def _format_level(settings: Settings) -> int:
+    with closing(KafkaLog(settings)) as log_:
+        return read_level(log_)
 
 
 def _once_available(do: Callable[[], T], status: _Status) -> T | None:

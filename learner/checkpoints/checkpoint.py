@@ -9,6 +9,7 @@ from learner.checkpoints.file_format import Footer
 from learner.checkpoints.model_arrays import Arrays, restore_arrays, rows_of_parts, small_arrays
 from learner.training.model import Model
 from stream.runtime.errors import BadSnapshot, CheckpointError
+from stream.runtime.formats import RELEASES
 from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec
 
@@ -16,7 +17,8 @@ from stream.spec.spec_file import decode_spec, encode_spec
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published.
 
-    `refusals`: how many versions in a row the publish gate had refused.
+    `refusals`: how many versions in a row the publish gate had refused. `release`: whose build wrote it; empty:
+    0.2's, or an earlier one's.
     """
 
     fingerprint: str
@@ -38,6 +40,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     previous: list[str] = []  # specs that it evolved from
     roll_backs: int = 0
     erased: list[int] = []  # ids of users
+    release: str = ""
 
 
 class Origin(NamedTuple):
@@ -68,7 +71,7 @@ def meta_of(model: Model, offset: int, token: int, version: int, refusals: int =
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
         model.left_out, model.sampled_out, refusals, encode_spec(model.spec).decode(),
-        [encode_spec(spec).decode() for spec in model.previous], model.roll_backs, list(model.erased),
+        [encode_spec(spec).decode() for spec in model.previous], model.roll_backs, list(model.erased), RELEASES[-1],
     )  # fmt: skip
 
 

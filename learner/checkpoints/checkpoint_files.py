@@ -20,10 +20,20 @@ import numpy as np
 import structlog
 
 from learner.checkpoints.checkpoint import Checkpoint, Meta, Origin
-from learner.checkpoints.file_format import Damaged, FileReader, FileWriter, Footer, OtherFormat, read_footer
+from learner.checkpoints.file_format import (
+    Damaged,
+    FileReader,
+    FileWriter,
+    Footer,
+    OtherFormat,
+    read_footer,
+    version_of,
+)
 from learner.checkpoints.layers import read_arrays
+from learner.checkpoints.migrations import decode_meta, encode_meta
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import CheckpointError
+from stream.runtime.formats import CHECKPOINT
 
 KEEP: Final = 2  # chains: should the newest be damaged, there is another
 SUFFIX: Final = ".checkpoint"
@@ -35,11 +45,12 @@ log = structlog.get_logger("checkpoint")
 class CheckpointFiles:
     """The checkpoints of one model, in a folder: the newest KEEP chains, and pinned ones. Raises CheckpointError.
 
-    `owned`: this process writes them; one that only reads leaves the folder as it is.
+    `owned`: this process writes them; one that only reads leaves the folder as it is. `version`: in which they are
+    written, or in that of a newer one that was read: what only the newer one can say isn't lost.
     """
 
-    def __init__(self, folder: Path, *, owned: bool = True) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, owned: bool = True, version: int = CHECKPOINT.version) -> None:
+        self.folder, self.version = folder, version
         self._needs: dict[str, set[str]] = {}  # files that a checkpoint's file needs, itself among them
         self._lock = threading.Lock()  # of what is kept: one thread pins, another drops
         if not owned:
@@ -70,9 +81,9 @@ class CheckpointFiles:
         path = self.next_path()
         try:
             with replacing(path) as file:
-                writer = FileWriter(file, path.name)
+                writer = FileWriter(file, path.name, self.version)
                 chunks = [writer.add(name, 0, array) for name, array in checkpoint.arrays.items()]
-                writer.end(Footer(msgspec.Raw(msgspec.json.encode(checkpoint.meta)), {}, chunks, {}))
+                writer.end(Footer(encode_meta(checkpoint.meta, self.version), {}, chunks, {}))
         except OSError as error:
             raise cant_write(path, error) from error
         self.drop_old()
@@ -169,8 +180,8 @@ class CheckpointFiles:
         footer, digest = read_footer(path)
         reader = FileReader(self.folder)
         reader.check(footer, path)
-        meta = msgspec.json.decode(footer.meta, type=Meta)
-        return Checkpoint(meta, read_arrays(footer, reader), Origin(path.name, digest, footer))
+        self.version = max(self.version, version_of(path))
+        return Checkpoint(decode_meta(footer.meta), read_arrays(footer, reader), Origin(path.name, digest, footer))
 
     @staticmethod
     def _read_archive(path: Path) -> Checkpoint:

@@ -17,8 +17,10 @@ import msgspec
 import numpy as np
 import xxhash
 
-FORMAT: Final = 1
-MAGIC: Final = b"THLWGCP" + bytes([FORMAT])
+from stream.runtime.formats import CHECKPOINT
+
+MAGIC: Final = b"THLWGCP"  # then one byte, the version
+HEAD: Final = len(MAGIC) + 1  # bytes
 TAIL: Final = struct.Struct("<Q16s8s")
 FOOTER_MAX: Final = 64 << 20  # bytes
 THREADS: Final = 2  # that read: verifying is quick, and copying from the system's cache takes a core
@@ -70,11 +72,11 @@ class Footer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileWriter:
-    """Writes chunks to a file, one after the other."""
+    """Writes chunks to a file of this version, one after the other."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        self._file, self._name = file, name
-        self.bytes = file.write(MAGIC)
+    def __init__(self, file: IO[bytes], name: str, version: int = CHECKPOINT.version) -> None:
+        self._file, self._name, self._magic = file, name, MAGIC + bytes([version])
+        self.bytes = file.write(self._magic)
 
     def add(self, name: str, layer: int, array: Array, known: Chunk | None = None) -> Chunk:
         """Write this array, unless `known` is a chunk with the same content. Raises OSError."""
@@ -94,7 +96,7 @@ class FileWriter:
         raw = msgspec.json.encode(footer)
         digest = xxhash.xxh3_128_digest(raw)
         self._file.write(raw)
-        self._file.write(TAIL.pack(len(raw), digest, MAGIC))
+        self._file.write(TAIL.pack(len(raw), digest, self._magic))
         self.bytes += len(raw) + TAIL.size
         return digest.hex()
 
@@ -108,14 +110,14 @@ def read_footer(path: Path) -> tuple[Footer, str]:
     """A file's footer, and its digest. Raises Damaged, OtherFormat, OSError."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(len(MAGIC))
-        if head[:-1] == MAGIC[:-1] and head != MAGIC:
-            raise OtherFormat(f"it has format {head[-1]}, and this build reads format {FORMAT}")
-        if head != MAGIC or size < len(MAGIC) + TAIL.size:
+        head = file.read(HEAD)
+        if head[:-1] != MAGIC or not head[-1] or size < HEAD + TAIL.size:
             raise Damaged("it isn't a checkpoint, or its beginning is missing")
+        if why := CHECKPOINT.why_unreadable(head[-1]):
+            raise OtherFormat(why)
         file.seek(size - TAIL.size)
         length, digest, magic = TAIL.unpack(file.read(TAIL.size))
-        if magic != MAGIC or length > min(FOOTER_MAX, size - len(MAGIC) - TAIL.size):
+        if magic != head or length > min(FOOTER_MAX, size - HEAD - TAIL.size):
             raise Damaged("its end is missing")
         file.seek(size - TAIL.size - length)
         raw = file.read(length)
@@ -124,8 +126,14 @@ def read_footer(path: Path) -> tuple[Footer, str]:
     try:
         footer = msgspec.json.decode(raw, type=Footer)
     except msgspec.MsgspecError as error:
-        raise Damaged(f"its footer can't be decoded: {error}") from error
+        raise OtherFormat(f"its footer has its digest, but other fields: {error}") from error
     return footer, digest.hex()
+
+
+def version_of(path: Path) -> int:
+    """The version of a file whose footer was read. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(HEAD)[-1]
 
 
 class FileReader:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-import msgspec
-
 from learner.checkpoints.checkpoint import Meta, Origin
 from learner.checkpoints.checkpoint_files import CheckpointFiles, cant_write
 from learner.checkpoints.file_format import Chunk, FileWriter, Footer, TableFooter
 from learner.checkpoints.layers import SUFFIXES
+from learner.checkpoints.migrations import encode_meta
 from learner.checkpoints.model_arrays import Arrays
 from learner.training import metrics
 from stream.runtime.durable_files import replacing
@@ -87,7 +86,7 @@ class CheckpointWriter(threading.Thread):
             self._room.release()
 
     def _write(self, file: IO[bytes], path: Path) -> Origin:
-        writer, written = FileWriter(file, path.name), list[Chunk]()
+        writer, written = FileWriter(file, path.name, self._files.version), list[Chunk]()
         while isinstance(item := self._queue.get(), _Slice):
             written += [writer.add(name, item.layer, array) for name, array in item.arrays.items()]
             if item.took_room:
@@ -101,7 +100,7 @@ class CheckpointWriter(threading.Thread):
         chunks += [writer.add(name, 0, array, known.get(name)) for name, array in item.arrays.items()]
         digests = self._chain.footer.files | {self._chain.name: self._chain.digest} if self._chain else {}
         files = {chunk.file: digests[chunk.file] for chunk in chunks if chunk.file != path.name}
-        footer = Footer(msgspec.Raw(msgspec.json.encode(item.meta)), dict(item.tables), chunks, files)
+        footer = Footer(encode_meta(item.meta, self._files.version), dict(item.tables), chunks, files)
         digest = writer.end(footer)
         metrics.CHECKPOINT_BYTES.set(writer.bytes)
         return Origin(path.name, digest, footer)

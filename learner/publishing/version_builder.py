@@ -13,6 +13,7 @@ from learner.training.model_state import GOLDEN_PAGES
 from stream.features.encoder import one_page
 from stream.features.page_features import select, statistics_of
 from stream.features.serve_as import as_served
+from stream.runtime.formats import MANIFEST
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import INGESTS_MAX, Golden, Manifest
 from stream.snapshots.retrieval_rows import RETRIEVAL_PART
@@ -113,6 +114,7 @@ class VersionBuilder:
             parts={},
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._golden_page(raw, logits) for raw, logits in self._golden],
+            format=MANIFEST.version,
         )
         parts = {name: chain.layers for name, chain in self._chains.items() if chain.layers} | {ITEMS_PART: self._items}
         return BuiltVersion(manifest, parts, new, full=full)

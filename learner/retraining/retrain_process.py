@@ -29,6 +29,7 @@ from stream.features.page_translation import UNKNOWN
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import Log, Record
 from stream.runtime.errors import CheckpointError, ThalwegError
+from stream.runtime.formats import CHECKPOINT
 from stream.runtime.logs import log_to_stderr
 from stream.runtime.settings import Settings
 from stream.spec.spec import Spec
@@ -141,13 +142,15 @@ def run_retrain(
     """Retrain a model, and leave the outcome for its learner. Raises CheckpointError, SpecError, LogError."""
     files = RetrainFiles(settings, model)
     with files.lock():
-        checkpoint = CheckpointFiles(checkpoints_of(settings, model), owned=False).newest()
+        live = CheckpointFiles(checkpoints_of(settings, model), owned=False, version=CHECKPOINT.at(1))
+        checkpoint = live.newest()
         if checkpoint is None:
             raise CheckpointError(
                 f"{model} has no checkpoint in {checkpoints_of(settings, model)}: start its learner on this machine"
             )
         retraining, offset = RetrainJob(log_, checkpoint, spec, before, notify).run(is_wanted)
         verdict = retraining.verdict()
+        files.candidates.version = live.version  # the learner reads it
         outcome = Outcome(verdict, why, offset, retraining.new.warm_starts, retraining.new.roll_backs)
         files.write(outcome, take(retraining.new, offset, 0, 0) if verdict.promoted else None)
     return outcome

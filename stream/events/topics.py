@@ -10,7 +10,8 @@ class Topic:
     """A declared topic. `partitions` 0 means the setting `partitions`.
 
     A topic that isn't `compacted` retains records for `retention_ms`; so does a compacted one that `expires`.
-    `tombstones_ms`: how long a compacted topic retains tombstones; 0: the broker's default.
+    `level`: the format level (`stream/log/format_level.py`) from which it is created, and without it nobody writes the
+    events that belong to it. `tombstones_ms`: how long a compacted topic retains tombstones; 0: the broker's default.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Topic:
     retention_ms: int = 7 * 24 * HOUR_MS
     tombstones_ms: int = 0
     expires: bool = False
+    level: int = 1
 
     def config(self, replication: int = 1) -> dict[str, str]:
         """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime.
@@ -47,8 +49,10 @@ REPLIES = Topic("rank.replies", retention_ms=HOUR_MS)  # ranked lists
 # Tombstones outlive the learner's memory of shown items: a ranker that starts doesn't retrieve deleted ones.
 ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of items
 USERS = Topic("users", compacted=True)  # static attributes of users
+FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
-ERASED = Topic("erased", partitions=1, compacted=True)  # which users were erased, and when: replayed after a restore
+# Which users were erased, and when: replayed after a restore. Rooms of release 0.2 don't know the event.
+ERASED = Topic("erased", partitions=1, compacted=True, level=2)
 # Rankers write a value again every day that it's in use: what is older than the topic's retention isn't.
 NAMES = Topic("feature.names", partitions=1, compacted=True, retention_ms=30 * 24 * HOUR_MS, expires=True)
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
@@ -59,7 +63,7 @@ ITEMS_DLQ = Topic("items.dlq", partitions=1, compacted=True)  # items that ranke
 USERS_DLQ = Topic("users.dlq", partitions=1, compacted=True)  # users that joiners rejected
 
 TOPICS = (
-    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, NAMES, ERASED,
+    EVENTS, EXAMPLES, ORGANIC, REQUESTS, REPLIES, ITEMS, USERS, HISTORIES, NAMES, ERASED, FORMATS,
     EVENTS_DLQ, EXAMPLES_DLQ, REQUESTS_DLQ, ITEMS_DLQ, USERS_DLQ,
 )  # fmt: skip
 DEAD_LETTERS = {topic.name.removesuffix(".dlq"): topic for topic in TOPICS if topic.name.endswith(".dlq")}

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
+from stream.runtime.formats import COMMIT
 
 # Incremented whenever the same records lead to another state or other labels: a joiner rejects newer commits.
-JOIN_VERSION: Final = 2
+JOIN_VERSION: Final = COMMIT.version
 RULES_STORED: Final = (
     "policy", "window_ms", "lateness_ms", "known_ms", "early_ms", "organic", "organic_examples", "skew_ms",
     "delays_ms",

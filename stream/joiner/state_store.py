@@ -29,8 +29,9 @@ from stream.joiner.kernels.arena import (
 from stream.joiner.kernels.relink import link_all
 from stream.joiner.label_rules import LabelRules
 from stream.runtime.durable_files import replacing
+from stream.runtime.formats import JOIN_STATE
 
-FORMAT: Final = 1
+FORMAT: Final = JOIN_STATE.version
 CHUNK_BYTES: Final = 4 * CHUNK_WORDS
 PAGES_FILE: Final = "pages.bin"
 STATE_FILE: Final = "state.msgpack"

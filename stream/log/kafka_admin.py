@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import TOPICS, Topic
+from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
+from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
+from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError
+from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
 
 Action = Literal["create", "alter", "leave", "refuse"]
@@ -45,24 +48,36 @@ class Change:
 def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
     """The changes that make the broker's topics as declared; empty when they are.
 
-    A value that an operator has raised above its declaration is left, unless `force`. Raises LogUnavailable, LogError.
+    A value that an operator has raised above its declaration is left, unless `force`; so is a missing topic of a later
+    format level, until the upgrade is finalized. Raises LogUnavailable, LogError, SettingsError.
     """
     declared = {settings.topic(topic.name): topic for topic in topics}
     with _admin(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
         configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)
     changes: list[Change] = []
+    later = {name for name, topic in declared.items() if name not in found and topic.level > 1}
+    level = _level(settings) if later and settings.topic(EVENTS.name) in found else LEVEL
     for name, topic in declared.items():
-        if name in found:
+        if topic.level > level:
+            message = "missing until `thalweg apply-topics --finalize`: earlier releases don't know its events"
+            changes.append(Change(name, "leave", message))
+        elif name in found:
             changes += _differences(settings, topic, found[name]["partitions"], configs[name], force=force)
         else:
             changes.append(_creation(settings, topic))
     return changes
 
 
+def _level(settings: Settings) -> int:
+    with closing(KafkaLog(settings)) as log:
+        return read_level(log)
+
+
 def apply_topics(settings: Settings, changes: list[Change]) -> None:
     """Create and alter topics as `plan_topics` returned, and wait until new topics are ready.
 
+    A deployment without a topic `events` is new: no earlier release runs in it, and this one's formats are written.
     Raises LogUnavailable, LogError.
     """
     new = {
@@ -84,6 +99,9 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
             _create(admin, new)
         if altered:
             admin.alter_configs(altered)
+    if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
+        with closing(KafkaLog(settings)) as log:
+            raise_level(log)
 
 
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:

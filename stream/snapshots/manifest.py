@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
 
 from stream.events.types import TIME_MS_MAX
+from stream.runtime import formats
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.snapshots.payload import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_of
 
@@ -61,7 +63,8 @@ class Manifest(msgspec.Struct, frozen=True):
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
     `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `metrics`: the model's
-    figures, and as `gate_…` what the publish gate measured.
+    figures, and as `gate_…` what the publish gate measured. `format`: unset in manifests before 0.2, which
+    are of format 1.
     """
 
     model: str
@@ -79,12 +82,17 @@ class Manifest(msgspec.Struct, frozen=True):
     parts: Annotated[dict[Name, PartVersion], msgspec.Meta(max_length=16)]
     ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
     golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
+    format: Positive | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def deep_version(self) -> int:
         """The version up to whose examples the deep part has learned; 0: there is no deep part, or it's unset."""
         deep = self.parts.get("deep")
         return 0 if deep is None or deep.version is msgspec.UNSET else deep.version
+
+
+class _Format(msgspec.Struct):
+    format: int = 1
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -171,6 +179,14 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return raw
 
 
+def encoded_as(stored: bytes, manifest: Manifest) -> bytes:
+    """`stored` if it's this manifest, which another build may have encoded; else its bytes by this build."""
+    with suppress(BadSnapshot):
+        if stored and decode_manifest(stored) == manifest:
+            return stored
+    return encode_manifest(manifest)
+
+
 def decode_manifest(raw: bytes) -> Manifest:
     """A manifest from its bytes; digest, limits and numbers are checked. Raises BadSnapshot."""
     if len(raw) > MANIFEST_BYTES_MAX:
@@ -179,6 +195,8 @@ def decode_manifest(raw: bytes) -> Manifest:
         digest, body = msgspec.msgpack.decode(raw, type=tuple[bytes, bytes])
         if digest.hex() != digest_of(body):
             raise BadSnapshot("a manifest's bytes don't match its digest")
+        if why := formats.MANIFEST.why_unreadable(msgspec.msgpack.decode(body, type=_Format).format):
+            raise BadSnapshot(why)
         manifest = msgspec.msgpack.decode(body, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadSnapshot(f"a manifest can't be read: {error}") from None

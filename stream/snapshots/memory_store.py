@@ -18,6 +18,7 @@ from stream.snapshots.manifest import (
     conflicting_version,
     decode_manifest,
     encode_manifest,
+    encoded_as,
     missing_version,
     named_blobs,
 )
@@ -179,8 +180,9 @@ class MemoryStore:
             if self._decision.number >= decision.number:
                 return
             if manifest:
-                raw = encode_manifest(manifest)
-                if self._manifests.get(manifest.version, raw) != raw:
+                stored = self._manifests.get(manifest.version, b"")
+                raw = encoded_as(stored, manifest)
+                if stored and stored != raw:
                     raise conflicting_version(manifest.version, self.model)
                 for digest in self._check_complete(manifest):
                     self._newest[digest] = max(self._newest[digest], manifest.version)

@@ -37,6 +37,7 @@ from stream.snapshots.manifest import (
     checked_manifest,
     conflicting_version,
     encode_manifest,
+    encoded_as,
     missing_version,
     named_blobs,
 )
@@ -165,7 +166,8 @@ class RedisStore:
     def restore_decision(self, decision: Decision, manifest: Manifest | None) -> None:
         """See SnapshotStore."""
         check_decision(decision, manifest)
-        self._decide(decision, encode_manifest(manifest) if manifest else b"", manifest)
+        stored = self._read("manifest", str(decision.version), MANIFEST_BYTES_MAX) if manifest else b""
+        self._decide(decision, encoded_as(stored, manifest) if manifest else b"", manifest)
 
     def _decide(self, decision: Decision, raw: bytes, manifest: Manifest | None) -> None:
         named = sorted(set(named_blobs(manifest))) if manifest else []

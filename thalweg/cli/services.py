@@ -112,6 +112,10 @@ def topics(
         Path | None,
         typer.Option("--spec", help="First check that the topic events keeps records for as long as this spec needs."),
     ] = None,
+    finalize: Annotated[
+        bool,
+        typer.Option("--finalize", help="Write this release's formats; then no earlier release can run here."),
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Create missing topics and correct their configuration.
@@ -119,14 +123,20 @@ def topics(
     The difference is shown first. A value that an operator has raised above its declaration, such as a retention, stays
     without --force; partitions and replicas are never changed. With --missing a topic that exists stays as it is: for a
     start of services, where what an operator has set must last.
+
+    After an upgrade rooms write what the release before reads. Once all of them run this release, --finalize ends that;
+    restart learners then.
     """
     from stream.joiner.label_rules import label_rules
     from stream.log.kafka_admin import apply_topics, plan_topics
+    from thalweg.cli.format_level import format_level_line
     from thalweg.text.retention import REMEDY, retention_problem
 
     settings = read_settings()
     if spec and (short := retention_problem(label_rules(read_spec(spec)))):
         raise SpecError(f"{spec}: {short}: {REMEDY}")
+    if finalize and not dry_run:  # first: topics may depend on it
+        print(format_level_line(settings, finalize=True))
     plan = plan_topics(settings, force=force)
     for change in plan:
         print(change)
@@ -138,6 +148,8 @@ def topics(
     if made:
         apply_topics(settings, made)
         print(f"{len(made)} changes made")
+    if not finalize and not (dry_run and due):  # else topics may be missing
+        print(format_level_line(settings, finalize=False))
     write_json(json_file, {"changes": len(due), "made": len(made)})
 
 

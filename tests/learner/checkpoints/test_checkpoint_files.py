@@ -12,7 +12,7 @@ from learner.checkpoints import checkpointer
 from learner.checkpoints.checkpoint import restore, take
 from learner.checkpoints.checkpoint_files import KEEP, CheckpointFiles
 from learner.checkpoints.checkpointer import Checkpointer
-from learner.checkpoints.file_format import MAGIC, TAIL, Chunk, FileWriter, Footer, read_footer
+from learner.checkpoints.file_format import HEAD, MAGIC, TAIL, Chunk, FileWriter, Footer, read_footer
 from stream.runtime.errors import CheckpointError
 from tests.support.checkpointed_life import SPEC, Life, new_model, resumed
 from tests.support.learned_models import assert_same, state_of
@@ -29,7 +29,7 @@ def flip(path: Path, position: int) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "its beginning": lambda path: flip(path, 0),
-    "a chunk": lambda path: flip(path, len(MAGIC) + 5),
+    "a chunk": lambda path: flip(path, HEAD + 5),
     "its footer": lambda path: flip(path, -TAIL.size - 50),
     "where its footer is": lambda path: flip(path, -TAIL.size),
     "its end": lambda path: flip(path, -1),
@@ -161,8 +161,8 @@ def test_a_checkpoint_of_another_format_is_refused(life: Life) -> None:
     life.learn_until(5, sweeps=False)
     life.finish()
     later = life.files.folder / "000000000002.checkpoint"
-    later.write_bytes(MAGIC[:-1] + b"\x07 what only a later build can read")
-    with pytest.raises(CheckpointError, match=r"format 7, and this build reads format 1.*move the file away"):
+    later.write_bytes(MAGIC + b"\x07 what only a later build can read")
+    with pytest.raises(CheckpointError, match=r"format 7 is newer than 2.*move the file away"):
         life.files.newest()
     later.unlink()
     assert resumed(life.files)[1].meta.offset == 5

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.topics import EVENTS, REPLIES, TOPICS
+from stream.events.topics import EVENTS, FORMATS, REPLIES, TOPICS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.health import Health
 from stream.runtime.settings import REFUSED_EXIT, Settings
@@ -210,13 +210,13 @@ def test_apply_missing_leaves_topics_that_exist(
     """--missing makes the other topics; a retention that somebody lowered or raised is shown, and stays."""
     settings = Settings(kafka=stack.kafka, topic_prefix=topic_prefix)
     changed = (replace(EVENTS, retention_ms=60_000), replace(REPLIES, retention_ms=2 * REPLIES.retention_ms))
-    apply_topics(settings, plan_topics(settings, changed))
+    apply_topics(settings, plan_topics(settings, (*changed, FORMATS)))
     before = plan_topics(settings, (EVENTS, REPLIES))
     monkeypatch.setenv("THALWEG_KAFKA", stack.kafka)
     monkeypatch.setenv("THALWEG_TOPIC_PREFIX", topic_prefix)
     report = tmp_path / "apply.json"
     ran = CliRunner().invoke(app, ["apply-topics", "--missing", "--json", str(report)])
-    assert json.loads(report.read_text()) == {"changes": len(TOPICS) - 1, "made": len(TOPICS) - 2}
+    assert json.loads(report.read_text()) == {"changes": len(TOPICS) - 2, "made": len(TOPICS) - 3}
     assert f"alter   {topic_prefix}events: retention.ms: 60000 ->" in ran.stdout
     assert plan_topics(settings, (EVENTS, REPLIES)) == before == plan_topics(settings)
 
