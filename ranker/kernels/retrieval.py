@@ -10,7 +10,7 @@ import numpy as np
 
 from ranker.kernels.layered_table import LayeredTable
 from stream.tables.delta_table import MISSING, lookup
-from stream.tables.dtypes import F32, U64
+from stream.tables.dtypes import F32, F64, I64, U64
 from stream.tables.hash_kernels import find, hash32
 from stream.tables.jit import kernel
 
@@ -30,6 +30,15 @@ class RetrievalRows(NamedTuple):
     delta: F32  # f32[room, width]
     length: int  # K
     dim: int  # D
+
+
+class AttributeLists(NamedTuple):
+    """`values` uint64 [V] rise; value v has slots[starts[v] : starts[v + 1]], with their keys, in no order."""
+
+    values: U64
+    starts: I64  # [V + 1]
+    slots: I64
+    keys: F64
 
 
 class ItemVectors(NamedTuple):
@@ -89,6 +98,37 @@ def together_with(rows: RetrievalRows, items: U64) -> tuple[U64, F32]:
 
 
 @kernel
+def shared_with(values: U64, lists: AttributeLists) -> tuple[I64, I64, F64]:
+    """Items of these values' lists: slots [n], how many of `values` each shares, and their keys, in no order.
+
+    A value that comes twice counts twice.
+    """
+    entries, capacity = 0, 64
+    indices = np.searchsorted(lists.values, values)
+    for v in range(values.shape[0]):
+        if indices[v] == lists.values.shape[0] or lists.values[indices[v]] != values[v]:
+            indices[v] = -1
+        else:
+            entries += lists.starts[indices[v] + 1] - lists.starts[indices[v]]
+    while capacity < 2 * entries:
+        capacity *= 2
+    at = np.full(capacity, -1, np.int64)  # by a slot's hash: its index in `found`
+    found, shared, count = np.empty(entries, np.int64), np.zeros(entries, np.int64), 0
+    for v in range(values.shape[0]):
+        if indices[v] < 0:
+            continue
+        for e in range(lists.starts[indices[v]], lists.starts[indices[v] + 1]):
+            h = (hash32(np.uint64(lists.slots[e])) * np.uint64(capacity)) >> np.uint64(32)
+            while at[h] >= 0 and lists.slots[found[at[h]]] != lists.slots[e]:
+                h = (h + np.uint64(1)) & np.uint64(capacity - 1)
+            if at[h] < 0:
+                at[h], found[count] = count, e
+                count += 1
+            shared[at[h]] += 1
+    return lists.slots[found[:count]], shared[:count], lists.keys[found[:count]]
+
+
+@kernel
 def user_vector(rows: RetrievalRows, items: U64) -> F32:
     """The mean of the input vectors of a user's items, newest first and counting most, [D]; empty: none has any."""
     first, dim = 3 * rows.length, rows.dim
@@ -100,15 +140,6 @@ def user_vector(rows: RetrievalRows, items: U64) -> F32:
             user += share * row[first : first + dim]
         share *= FADE
     return user / total if total > 0.0 else user[:0]
-
-
-@kernel
-def scores_near(user: F32, vectors: ItemVectors) -> F32:
-    """How likely each item is to be the user's next, up to a monotone function. float32 [n]."""
-    scores = vectors.biases.copy()
-    for d in range(user.shape[0]):
-        scores += user[d] * vectors.outputs[d]
-    return scores
 
 
 @kernel

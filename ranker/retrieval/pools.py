@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from ranker.kernels.retrieval import LAST
-from ranker.retrieval.attribute_lists import NO_LISTS, AttributeLists
+from ranker.kernels.retrieval import LAST, AttributeLists
+from ranker.retrieval.attribute_lists import NO_LISTS
 from ranker.retrieval.item_columns import ItemColumns, ids_of
 from ranker.versions.learned_items import LearnedRows
 from stream.features.page_features import Catalogue

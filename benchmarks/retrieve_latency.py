@@ -1,0 +1,144 @@
+"""How long the candidates of one request take, by the size of the catalogue: the ranker's own path, all sources.
+
+Items lie in clusters: vectors around the cluster's, lists within it. Installs follow Zipf's law. Each request is of
+another user, whose items are of three clusters. Only the rows are made up: columns, catalogue, pools, vectors and
+`retrieve` are the ranker's.
+"""
+
+import gc
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from rich.table import Table
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+
+from benchmarks.retrieve_service import pools_of
+from ranker.kernels.layered_table import Change, LayeredTable, based_on
+from ranker.ranking.entity_cache import EntityCache
+from ranker.retrieval.candidates import Candidates, retrieve
+from ranker.retrieval.item_columns import ids_of
+from ranker.retrieval.pools import Query, SweptItems
+from ranker.retrieval.sweep import EXTRA
+from ranker.versions.learned_items import learned_items
+from stream.events.types import Item
+from stream.features.page_features import Layout
+from stream.spec.retrieval import Retrieval
+from stream.spec.spec_file import load_spec
+
+SPEC: Final = Path(__file__).parents[1] / "specs" / "store.toml"
+PER_CLUSTER: Final = 200  # items
+CATEGORIES: Final = 200
+HISTORY: Final = 40  # items of a user
+SIZES: Final = {"10k": 10_000}
+REPEATS: Final = 5
+WARM: Final = 100  # requests that aren't counted
+ALL: Final = Retrieval(together=40, neighbours=20, same=5, trending=10, new=5, popular=10, same_by=["item.category"])
+CENTRE, SPREAD, USER = 3.0, 2.0, 2.0  # norms: of a cluster's vector, of an item's distance to it, of a user's vector
+
+
+class Taken(NamedTuple):
+    """Wall time and CPU time of requests, ms [n]."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+class LatencyWorld:
+    """A catalogue of n items, and a version's rows of them."""
+
+    def __init__(self, n: int, seed: int = 11) -> None:
+        self.random, self.n = np.random.default_rng(seed), n
+        self.cache, self.layout = EntityCache(), Layout(load_spec(SPEC))
+        self.cluster = self.random.integers(0, max(1, n // PER_CLUSTER), n)
+        self._members = np.argsort(self.cluster, kind="stable")
+        self._starts = np.searchsorted(self.cluster[self._members], np.arange(self.cluster.max() + 2))
+        self.installs = np.minimum(self.random.zipf(1.6, n), 100_000).astype(np.float64)
+        self.names = [f"i{i}" for i in range(n)]
+        for i, name in enumerate(self.names):
+            self.cache.put(name, Item(name, {"category": f"c{self.cluster[i] % CATEGORIES}"}))
+        self.catalogue = self.cache.catalogue(self.layout)
+        self.ids = ids_of(self.names)
+        self.table = self._table()
+        self.learned = learned_items(ALL, self.table, None)
+        self.pools = pools_of(self._swept(), self.cache.columns, self.catalogue, ALL.count + EXTRA)
+
+    def _table(self) -> LayeredTable:
+        length, dim, n, random = ALL.list_length, ALL.vector_dim, self.n, self.random
+        change = Change(self.ids, np.zeros((n, 0), np.uint64), np.zeros((n, 3 * length + 2 * dim + 2), np.float32))
+        table = based_on(("base",), change)
+        rows, vectors = table.vectors, random.standard_normal((n, dim), np.float32) * np.float32(SPREAD / dim**0.5)
+        centres = random.standard_normal((self.cluster.max() + 1, dim), np.float32)
+        centres *= CENTRE / np.linalg.norm(centres, axis=1)[:, None]
+        vectors += centres[self.cluster]
+        for i, cluster in enumerate(self.cluster):
+            mates = self._members[self._starts[cluster] : self._starts[cluster + 1]][:length]
+            rows[i, : 2 * len(mates)].view(np.uint64)[:] = self.ids[mates]
+        rows[:, 2 * length : 3 * length] = random.random(length, np.float32)
+        rows[:, 3 * length : 3 * length + dim] = vectors
+        rows[:, 3 * length + dim : -2] = vectors
+        rows[:, -2] = self.installs
+        rows[:, -1] = np.log1p(self.installs)
+        return table
+
+    def _swept(self) -> SweptItems:
+        items = self.cache.columns.slice(0, self.n)
+        lately = self.random.poisson(self.installs * 0.01).astype(np.float64)
+        return SweptItems(items.popularity, self.installs, lately, 0.01, 10 * self.installs, items.added, ALL)
+
+    def history(self) -> list[str]:
+        """The items of a new user."""
+        starts, counts = self._starts[:-1], np.diff(self._starts)
+        clusters = self.random.choice(self.random.integers(0, len(counts), 3), HISTORY)
+        members = self._members[starts[clusters] + self.random.integers(0, np.maximum(1, counts[clusters]))]
+        return [self.names[i] for i in dict.fromkeys(members.tolist())]
+
+    def query(self, number: int) -> Query:
+        """The request of a new user."""
+        return Query(str(number), self.history(), ALL, self.pools, self.cache.columns, self.catalogue,
+                     self.learned.view)  # fmt: skip
+
+    def candidates(self, query: Query) -> Candidates:
+        """What the ranker retrieves for a request."""
+        return retrieve(query, set(query.history), self.cache.is_deleted)
+
+
+def taken_by(world: LatencyWorld, requests: int) -> Taken:
+    """What requests take, each of another user."""
+    taken = Taken([], [])
+    for number in range(requests + WARM):
+        query = world.query(number)
+        wall_s, cpu_s = time.perf_counter(), time.thread_time()
+        world.candidates(query)
+        if number >= WARM:
+            taken.wall.append(1e3 * (time.perf_counter() - wall_s))
+            taken.cpu.append(1e3 * (time.thread_time() - cpu_s))
+    return taken
+
+
+def measured(world: LatencyWorld, requests: int) -> dict[str, float]:
+    """p50 and p99 of wall and CPU time, ms: medians over REPEATS."""
+    gc.collect()
+    gc.freeze()
+    repeats = [taken_by(world, requests) for _ in range(REPEATS)]
+    gc.unfreeze()
+    return {
+        f"p{share}{clock}_ms": float(np.median([np.percentile(getattr(taken, of), share) for taken in repeats]))
+        for clock, of in (("", "wall"), ("_cpu", "cpu"))
+        for share in (50, 99)
+    }
+
+
+def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
+    """The table and the figures."""
+    figures: dict[str, float] = {}
+    table = Table(title="candidates of one request, all sources: ms of wall time (CPU time)")
+    for column in ("items", "p50", "p99"):
+        table.add_column(column, justify="right")
+    for size, items in SIZES.items():
+        with threadpool_limits(1):  # as in a ranker
+            found = measured(LatencyWorld(items), 200 if quick else 2_000)
+        figures |= {f"{name}_{size}": figure for name, figure in found.items()}
+        table.add_row(f"{items:,}", *(f"{found[f'{p}_ms']:.2f} ({found[f'{p}_cpu_ms']:.2f})" for p in ("p50", "p99")))
+    return table, figures
