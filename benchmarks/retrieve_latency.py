@@ -21,6 +21,7 @@ from ranker.retrieval.candidates import Candidates, retrieve
 from ranker.retrieval.item_columns import ids_of
 from ranker.retrieval.pools import Query, SweptItems
 from ranker.retrieval.sweep import EXTRA
+from ranker.retrieval.vector_indexer import VectorIndexer
 from ranker.versions.learned_items import learned_items
 from stream.events.types import Item
 from stream.features.page_features import Layout
@@ -60,8 +61,9 @@ class LatencyWorld:
             self.cache.put(name, Item(name, {"category": f"c{self.cluster[i] % CATEGORIES}"}))
         self.catalogue = self.cache.catalogue(self.layout)
         self.ids = ids_of(self.names)
-        self.table = self._table()
-        self.learned = learned_items(ALL, self.table, None)
+        self.indexer, self.table = VectorIndexer(), self._table()
+        self.learned = learned_items(ALL, self.table, None).view
+        self.nearest = self.indexer.search_of(self.learned)
         self.pools = pools_of(self._swept(), self.cache.columns, self.catalogue, ALL.count + EXTRA)
 
     def _table(self) -> LayeredTable:
@@ -96,8 +98,24 @@ class LatencyWorld:
 
     def query(self, number: int) -> Query:
         """The request of a new user."""
-        return Query(str(number), self.history(), ALL, self.pools, self.cache.columns, self.catalogue,
-                     self.learned.view)  # fmt: skip
+        return Query(str(number), self.history(), ALL, self.pools, self.cache.columns, self.catalogue, self.learned,
+                     self.nearest)  # fmt: skip
+
+    def finish(self) -> None:
+        """Wait until the index that is being made is searched."""
+        while not self.indexer.has_newer:
+            time.sleep(0.05)
+        self.nearest = self.indexer.search_of(self.learned)
+
+    def publish(self, changed: int) -> None:
+        """The next version, in which these many items have moved a little."""
+        items = self.random.choice(self.n, changed, replace=False)
+        rows = self.table.vectors[items]
+        rows[:, -2 - ALL.vector_dim : -1] += self.random.standard_normal((changed, ALL.vector_dim + 1), np.float32) / 20
+        change = Change(self.ids[items], np.zeros((changed, 0), np.uint64), rows)
+        self.table = self.table.with_change((str(self.table.count),), change)
+        self.learned = learned_items(ALL, self.table, None).view
+        self.nearest = self.indexer.search_of(self.learned)
 
     def candidates(self, query: Query) -> Candidates:
         """What the ranker retrieves for a request."""

@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
 LATENCY_S: Final = tuple(ms / 1e3 for ms in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 100, 200, 500))
 
+INDEX_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 AGE_S: Final = (*LATENCY_S, 1, 2, 5, 10)
 
 LATENCY = Histogram("thalweg_ranker_rank_seconds", "ranking one request", buckets=LATENCY_S)
@@ -97,6 +98,9 @@ HEAD_IS_OLDER = Gauge(
     "thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live, by model", ["model"]
 )
 BUILD = Histogram("thalweg_ranker_build_seconds", "from manifest read to version validated", buckets=LATENCY_S)
+INDEX = Histogram(
+    "thalweg_ranker_vector_index_seconds", "to make or update an index of items' vectors", buckets=INDEX_S
+)
 SERVABLE = Histogram(
     "thalweg_ranker_servable_seconds", "from an install's ingest to the swap of its version", buckets=FRESHNESS_S
 )

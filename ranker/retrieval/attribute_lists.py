@@ -41,7 +41,7 @@ def values_of(catalogue: Catalogue, rows: I64, columns: Sequence[str]) -> tuple[
     """Values of these columns in rows, and the index of the row that each belongs to."""
     indices = np.array([catalogue.layout.item_lists.index(column) for column in columns], np.int64)
     width = len(catalogue.layout.item_lists)
-    return _values_of(rows, indices, width, catalogue.offsets, catalogue.ids)  # type: ignore[no-any-return]  # a kernel
+    return _values_of(rows, indices, width, catalogue.offsets, catalogue.ids)
 
 
 @kernel
