@@ -38,8 +38,9 @@ class VectorIndex:
         """This index, as if it hadn't these items."""
         import faiss
 
+        parameters: Any = faiss.SearchParametersIVF  # its stubs lack the arguments
         left_out = faiss.IDSelectorNot(faiss.IDSelectorBatch(items.view(np.int64)))
-        return IndexView(self, faiss.SearchParametersIVF(nprobe=PROBES, sel=left_out))
+        return IndexView(self, parameters(nprobe=PROBES, sel=left_out))
 
     def updated(self, rows: RetrievalRows, vectors: ItemVectors, lost: U64) -> "VectorIndex":
         """A copy in which these items have these vectors, and `lost` none."""
