@@ -29,9 +29,8 @@ def load_spec(path: Path, base: Spec | None = None) -> Spec:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(
-            f"{path} can't be read: {error.strerror}; name a spec with --spec, such as specs/movielens.toml"
-        ) from None
+        remedy = "name a file that is there" if base else "name a spec with --spec, such as specs/movielens.toml"
+        raise SpecError(f"{path} can't be read: {error.strerror}; {remedy}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
     return parse_spec(text, str(path), base)
