@@ -1,12 +1,16 @@
 """Targets of `thalweg backtest --off-policy`: rules and exploration of a spec, played by the ranker's own code."""
 
 import random
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from producers.source import WorldEvent
+from ranker.explore.draws import thompson
+from ranker.ranking.selection import FreePlaces, choose
 from stream.events.types import Impression, Install, Item
 from stream.runtime.errors import SettingsError
 from stream.spec.spec import Spec
@@ -16,6 +20,7 @@ from tests.support.ranked_log import EXPLORE, RULES, SPEC, RankedLog, ranked_log
 from thalweg.backtest.contest import ContestConfig
 from thalweg.backtest.off_policy import Estimate, EstimateOptions
 from thalweg.backtest.off_policy_run import TargetConfig, run_off_policy
+from thalweg.backtest.target_policy import page_chances, thompson_with
 
 
 def estimated(log: RankedLog, spec: Spec, *files: Path, epsilons: list[float] | None = None) -> dict[str, Estimate]:
@@ -204,3 +209,17 @@ def test_a_model_that_does_not_know_what_is_uncertain_is_refused(tmp_path: Path)
     config = TargetConfig((), [drawn])
     with pytest.raises(SettingsError, match="--parts deep has no such weights"):
         run_off_policy(spec, log.events, ContestConfig(["deep"]), config, EstimateOptions())
+
+
+def test_chances_of_pages_are_frequencies_of_the_ranker_s_draws() -> None:
+    """Of 20,000 pages of two that Thompson sampling draws each of the six occurs as often as the product of its two
+    chances says, within five standard errors.
+    """
+    keys, deviations = np.array([0.1, 0.08, 0.05]), np.array([0.4, 0.6, 0.9])
+    rng, draws = np.random.default_rng(0), 20_000
+    drawn = Counter(tuple(choose(keys, 2, draw=thompson(deviations, rng)).order) for _ in range(draws))
+    for page in permutations(range(3), 2):
+        chances, expected = page_chances(FreePlaces(keys), thompson_with(deviations), page, np.ones(3))
+        wanted = chances.prod()
+        assert abs(drawn[page] / draws - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / draws)
+        assert expected == pytest.approx([1, 1], abs=1e-3), "chances of all candidates sum to 1"
