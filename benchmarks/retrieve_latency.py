@@ -26,7 +26,6 @@ from ranker.retrieval.candidates import Candidates, retrieve
 from ranker.retrieval.item_columns import ids_of
 from ranker.retrieval.pools import Query, SweptItems
 from ranker.retrieval.sweep import EXTRA
-from ranker.retrieval.vector_index import built
 from ranker.retrieval.vector_indexer import EXACT_MAX, VectorIndexer
 from ranker.retrieval.vector_search import VectorSearch
 from ranker.versions.learned_items import learned_items
@@ -70,7 +69,7 @@ class LatencyWorld:
         self.ids = ids_of(self.names)
         self.indexer, self.table = VectorIndexer(), self._table()
         self.learned = learned_items(ALL, self.table, None).view
-        self.nearest = self.indexer.search_of(self.learned)
+        self.nearest = VectorSearch(self.learned.vectors)
         self.pools = pools_of(self._swept(), self.cache.columns, self.catalogue, ALL.count + EXTRA)
 
     def _table(self) -> LayeredTable:
@@ -108,11 +107,14 @@ class LatencyWorld:
         return Query(str(number), self.history(), ALL, self.pools, self.cache.columns, self.catalogue, self.learned,
                      self.nearest)  # fmt: skip
 
-    def finish(self) -> None:
-        """Wait until the index that is being made is searched."""
+    def make_index(self) -> float:
+        """Wait until the first index is made and searched; returns the CPU time that it took, s."""
+        begun_s = time.process_time()
+        self.indexer.search_of(self.learned)
         while not self.indexer.has_newer:
             time.sleep(0.05)
         self.nearest = self.indexer.search_of(self.learned)
+        return time.process_time() - begun_s
 
     def publish(self, changed: int) -> None:
         """The next version, in which these many items have moved a little."""
@@ -155,7 +157,8 @@ def latency(world: LatencyWorld, requests: int) -> dict[str, float]:
 
 def recall(world: LatencyWorld, requests: int) -> float:
     """The share of what exact search finds that the world's search finds, too: of as many as `neighbours` asks for."""
-    exact, shares = VectorSearch(world.learned.vectors), []
+    exact = VectorSearch(world.learned.vectors)
+    shares: list[float] = []
     for number in range(requests):
         query = world.query(number)
         user = user_vector(world.learned.rows, query.last_ids)
@@ -166,9 +169,9 @@ def recall(world: LatencyWorld, requests: int) -> float:
 
 def index_figures(world: LatencyWorld, requests: int) -> dict[str, float]:
     """What an index takes: made and brought up to date (CPU s), a version of it (ms), its size, and what it misses."""
-    learned, begun_s = world.learned, time.process_time()
-    made = built(learned.rows, learned.vectors)
-    figures = {"index_build_s": time.process_time() - begun_s}
+    figures = {"index_build_s": world.make_index()}
+    assert world.nearest.index is not None, "it was made"
+    made = world.nearest.index.index
     figures["index_mb"] = made.lists.ntotal * (4 * made.lists.d + 8) / 1e6
     versions = []
     for _ in range(VERSIONS):
@@ -197,7 +200,6 @@ def run(*, quick: bool) -> tuple[Group, dict[str, float]]:
         with threadpool_limits(1):  # as in a ranker
             world = LatencyWorld(items)
             if world.n > EXACT_MAX:
-                world.finish()
                 figures |= index_figures(world, requests // 10)
             gc.collect()
             gc.freeze()
