@@ -163,7 +163,7 @@ def recall(world: LatencyWorld, requests: int) -> float:
         query = world.query(number)
         user = user_vector(world.learned.rows, query.last_ids)
         found = [search.nearest(user, query.depth) for search in (exact, world.nearest)]
-        shares.append(len(np.intersect1d(*found)) / len(found[0]))
+        shares.append(len(np.intersect1d(found[0], found[1])) / len(found[0]))
     return fmean(shares)
 
 
