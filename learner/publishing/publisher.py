@@ -6,6 +6,7 @@ gather for the next version; after a wipe or a rejection the next version is a f
 
 from collections.abc import Callable
 
+import numpy as np
 import structlog
 
 from learner.publishing.gate import PublishGate, version_metrics
@@ -50,6 +51,7 @@ class Publisher:
         self._last_ms = self._last_deep_ms = 0
         self._last_learned = self._last_deep_examples = -1
         self._last_rejected = -1  # how many examples were learned when the gate rejected last
+        self._erased = 0  # users of `model.erased` that gate and quarantine know nothing of any more
 
     @property
     def used(self) -> HighWater:
@@ -72,6 +74,7 @@ class Publisher:
         """
         uploader, now_ms = self.uploader, self._now_ms()
         uploader.offset = offset
+        self._erase()
         if uploader.fenced:
             raise uploader.fenced
         if not uploader.is_alive():
@@ -114,6 +117,21 @@ class Publisher:
         self._parent = self.version
         uploader.upload(built)
         return True
+
+    def _erase(self) -> None:
+        """Erase the users that the model has erased since the last call; at a process's start, all of them."""
+        erased = self._model.erased
+        if len(erased) == self._erased:
+            return
+        users = np.array(erased[self._erased :], np.uint64)
+        self.gate.erase(users)
+        try:
+            if files := self._quarantine.erase(users):
+                log.info("evidence with pages of erased users is deleted", files=files)
+        except OSError as error:
+            folder = str(self._config.quarantine)
+            log.error("evidence may have pages of erased users: delete it", reason=str(error), folder=folder)
+        self._erased = len(erased)
 
     def _deep_is_due(self, now_ms: int) -> bool:
         return now_ms - self._last_deep_ms >= self._config.deep_every_ms
