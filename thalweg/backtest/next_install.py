@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from producers.source import SourceElement, WorldEvent
-from stream.events.types import Impression, Install, Item, Tick
+from stream.events.types import Erase, Impression, Install, Item, Tick
 from stream.tables.dtypes import F32, F64, I64, Bools
 from thalweg.backtest.judgement import AS_SHOWN, JudgedRows
 from thalweg.backtest.ranks import MISSED, Ranks
@@ -101,6 +101,9 @@ class NextInstalls:
             self._sessions.item(event.item)
         elif isinstance(event, Install):
             self._sessions.update(event)
+        elif isinstance(event, Erase):
+            self._sessions.erase(event.user)
+            self._contexts.pop(event.user, None)
         elif isinstance(event, Impression):
             begun = time.perf_counter()
             self._orders.append(self._order(event))

@@ -15,6 +15,7 @@ from stream.events.types import Erase
 from stream.history.erasing import read_erased
 from stream.history.histories import history_key
 from stream.history.profiles import user_key
+from stream.log.format_level import check_erasable
 from stream.log.protocol import END, Log, Reader, partition_of
 from stream.snapshots.store import SnapshotStore
 
@@ -49,7 +50,7 @@ class Receipt:
 def write_erasure(log: Log, event: Erase) -> None:
     """Write the event, and the tombstone in `users`. Raises LogError, also where the topic `erased` doesn't exist."""
     user = event.user
-    log.partitions(ERASED.name)
+    check_erasable(log.partitions)
     log.send(USERS.name, partition_of(user, log.partitions(USERS.name)), None, user.encode())
     log.send(EVENTS.name, partition_of(user, log.partitions(EVENTS.name)), encode_record([event]))
     log.flush()
