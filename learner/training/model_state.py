@@ -99,6 +99,11 @@ class ModelState:
         """
         return self.examples + self.organic + self.sampled_out + len(self.erased)
 
+    @property
+    def trained(self) -> int:
+        """Examples learned, and users erased. While it stays the same, so do weights and embeddings."""
+        return self.examples + len(self.erased)
+
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""
         batch = one_page(words)

@@ -69,6 +69,27 @@ def test_gate_and_quarantine_forget_who_was_erased(tmp_path: Path) -> None:
     assert not (tmp_path / "b.npz").exists()
 
 
+@pytest.mark.parametrize("turns", [30, 31, 32])
+def test_an_erasure_alone_publishes_the_deep_part_too(tmp_path: Path, turns: int) -> None:
+    """When nothing else is learned, a deep part that isn't due yet follows once it is: the embedding goes."""
+    bench = Bench(tmp_path)
+    for _ in range(turns):
+        bench.turn()
+    assert bench.model.deep is not None
+    vocabulary = bench.model.deep.vocabulary
+    user_id = np.array([id_of(bench.model.layout.seeds["user.id"], "u3")], np.uint64)
+    assert vocabulary.rows_of(user_id)[0]
+    bench.model.learn([Erase("u3", 1)], turns)
+    for _ in range(4):
+        bench.ms += 100
+        bench.publisher.maybe_publish(turns + 1)
+        bench.settle()
+    head = bench.store.head()
+    assert head is not None
+    deep = assembled(bench.store, bench.store.manifest(head.version))[2]
+    assert int(user_id[0]) not in deep
+
+
 def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
     """After FLUSHALL the next version stands on its own."""
     bench = Bench(tmp_path)
