@@ -27,7 +27,7 @@ from thalweg.stack.stack import Stack, up
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
-TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105  # of this test's rankers
+TOKEN = "0123456789abcdef0123456789abcdef"  # of this test's rankers
 SHOWN = [f"i{k}" for k in range(30)]
 T_MS = 1_700_000_100_000  # of every page: features have its time
 STRANGER = "nobody"
@@ -123,7 +123,7 @@ def ranked(client: httpx.Client, user: str) -> Ranked:
 
 
 def is_known(client: httpx.Client, user: str) -> bool:
-    """Whether the user's list differs from a stranger's by the same version: history, attributes and own rows do that."""
+    """Whether the user's list differs from a stranger's by the same version: by history, attributes or own rows."""
     while True:
         version, scores, notes = ranked(client, user)
         other, wanted, expected = ranked(client, STRANGER)

@@ -32,7 +32,7 @@ class AskedPage(NamedTuple):
 
 
 class EmittedRecord(NamedTuple):
-    """A record of `examples` to be learned. `rows`: of the first item of each one's page. `erased`: users, behind it."""
+    """A record of `examples` to be learned. `rows`: of the first item of each one's page. `erased`: at its end."""
 
     events: Sequence[Examples]
     rows: Sequence[int]

@@ -104,7 +104,9 @@ def test_it_learns_what_a_learner_learns(events: list[WorldEvent]) -> None:
     scores, backtest = backtested(events, ["wide", "deep"])
     ours = backtest.entrants[0]
     assert isinstance(ours, ModelEntrant)
-    np.testing.assert_array_equal(np.sort(ours.model.wide.table.rows(), axis=0), np.sort(model.wide.table.rows(), axis=0))
+    np.testing.assert_array_equal(
+        np.sort(ours.model.wide.table.rows(), axis=0), np.sort(model.wide.table.rows(), axis=0)
+    )
     own, theirs = maker.statistics.rows(), model.statistics.rows()
     np.testing.assert_array_equal(own[np.argsort(own[:, 0])], theirs[np.argsort(theirs[:, 0])])
     assert scores.arrivals == [model.progress.lifetime().auc]
