@@ -18,7 +18,7 @@ LOW_BYTE: Final = np.uint64(255)
 NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 
 
-class Removed(NamedTuple):
+class RemovedRows(NamedTuple):
     """What an erasure removed from a model: rows of each part, and pages."""
 
     wide: int = 0
@@ -28,14 +28,14 @@ class Removed(NamedTuple):
     pages: int = 0  # recent ones, and those held out
 
 
-def erase_user(model: ModelState, user: str) -> Removed:
+def erase_user(model: ModelState, user: str) -> RemovedRows:
     """Erase a user at this point of the log."""
     return erase_ids(model, [id_of(model.layout.seeds[COLUMN], user)])
 
 
-def erase_ids(model: ModelState, user_ids: Iterable[int]) -> Removed:
+def erase_ids(model: ModelState, user_ids: Iterable[int]) -> RemovedRows:
     """Erase users by their ids as pages have them."""
-    removed, others = np.zeros(len(Removed._fields), np.int64), _other_ids(model)
+    removed, others = np.zeros(len(RemovedRows._fields), np.int64), _other_ids(model)
     for user_id in user_ids:
         user = np.uint64(user_id)
         crosses = user_keys(model.encoder.wide, model.layout, user, others)
@@ -48,7 +48,7 @@ def erase_ids(model: ModelState, user_ids: Iterable[int]) -> Removed:
             model.recent_pages.erase(user) + model.held_out.erase(user, np.concatenate([NO_KEYS, *wide])),
         )
         model.erased.append(int(user))
-    return Removed(*removed.tolist())
+    return RemovedRows(*removed.tolist())
 
 
 def _other_ids(model: ModelState) -> U64:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from stream.events.codec import decode_entity
+from stream.events.codec import decode_ledger
 from stream.events.topics import ERASED
 from stream.events.types import Erase
 from stream.log.protocol import END, Log, Reader
@@ -57,6 +57,9 @@ class ErasedUsers:
             return
         for record in records:
             try:
-                self._drop(decode_entity(record.value or b"", Erase).user)
+                event = decode_ledger(record.value or b"")
             except BadEvent as bad:
                 log.warning("%s/%d offset %d is skipped: %s", record.topic, record.partition, record.offset, bad)
+            else:
+                if isinstance(event, Erase):
+                    self._drop(event.user)

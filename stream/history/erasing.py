@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Final
 
-from stream.events.codec import decode_entity
+from stream.events.codec import decode_entity, decode_ledger
 from stream.events.topics import ERASED, HISTORIES, NAMES, USERS_DLQ
 from stream.events.types import DeadLetter, Erase
 from stream.features.new_values import USER_ID, name_key
@@ -68,11 +68,12 @@ def read_erased(source: Log) -> dict[str, int]:
         while any(at < ends[p] for p, at in reader.positions().items()):
             for record in _poll(reader):
                 try:
-                    event = decode_entity(record.value or b"", Erase)
+                    event = decode_ledger(record.value or b"")
                 except BadEvent as bad:
                     log.warning("%s/%d offset %d is left out: %s", record.topic, record.partition, record.offset, bad)
                     continue
-                erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
+                if isinstance(event, Erase):
+                    erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
     return erased
 
 

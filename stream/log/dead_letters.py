@@ -21,7 +21,7 @@ from stream.log.protocol import Record
 ORIGINAL_BYTES_MAX: Final = 2 * RECORD_BYTES_MAX - 16 * 1024  # of a dead letter: it must pass the topic's limit
 MESSAGE_CHARS_MAX: Final = 1_000  # likewise; a note on the truncated original may follow
 
-_KINDS: Final[dict[int, Any]] = {
+_KINDS: Final[dict[Any, Any]] = {  # by tag
     kind.__struct_config__.tag: kind for kind in (Impression, Install, Examples, Organic, RankRequest, User)
 }
 

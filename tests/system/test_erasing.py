@@ -1,8 +1,10 @@
 """Erasing users on real Kafka and Redis: joiner, learner and two rankers, each a process."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,17 @@ from msgspec.structs import replace
 from producers.clock import Clock
 from producers.replay import ReplayOptions, replay
 from producers.source import WorldEvent
+from stream.events.topics import HISTORIES, USERS
 from stream.events.types import Impression, Install
-from stream.history.histories import history_key
+from stream.history.histories import decode_changes, history_key
 from stream.history.profiles import user_key
+from stream.joiner.labels import HistoryChange
+from stream.joiner.output_records import history_record
 from stream.log.kafka_log import KafkaLog
+from stream.log.protocol import START, partition_of
 from stream.runtime.health import run_file
 from stream.snapshots.redis_client import connect
+from stream.snapshots.redis_store import RedisStore
 from tests.support.forked_services import ForkedProcess, Nest
 from tests.support.stack_faults import stop_server
 from tests.support.waiting import wait_until
@@ -31,6 +38,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"  # of this test's rankers
 SHOWN = [f"i{k}" for k in range(30)]
 T_MS = 1_700_000_100_000  # of every page: features have its time
 STRANGER = "nobody"
+REMOVED = "attributes", "installs", "wide", "statistics", "embeddings", "pages"
 Ranked = tuple[int, dict[str, float], list[str]]  # version, score by item, notes
 
 
@@ -82,6 +90,12 @@ class Rankers:
         process = self._nest.run("thalweg", arguments, self.told, log)
         assert process.wait(60.0) == 0, log.read_text()
         return log.read_text()
+
+    def erase(self, user: str) -> dict[str, Any]:
+        """The receipt of the command."""
+        file = self.house.home / f"{user}.json"
+        self.command("erase", user, "--spec", str(self.house.spec_file), "--json", str(file))
+        return dict(json.loads(file.read_text()))
 
     def end(self) -> None:
         """End all processes."""
@@ -149,10 +163,17 @@ def test_an_erased_user_is_a_stranger_to_every_ranker(rankers: Rankers, stack: S
     answer = client.delete("/v1/users/u1")
     assert answer.status_code == 202, answer.text
     over_http = erased_after_s(rankers, "u1")
-    receipt = rankers.command("erase", "u2", "--spec", str(house.spec_file), "--json", str(house.home / "receipt.json"))
+    receipt = rankers.erase("u2")
     by_command = erased_after_s(rankers, "u2")
-    figures = json.loads((house.home / "receipt.json").read_text())
-    print(receipt, f"seconds, by ranker: over HTTP {over_http}, after the command {by_command}; {figures}")
+    removed = {name: receipt["removed"][name] for name in REMOVED}
+    assert all(removed.values()), removed
+    print(f"seconds, by ranker: over HTTP {over_http}, after the command {by_command}; {receipt}")
+    with closing(RedisStore(house.settings, "small")) as store:
+        store.pin(receipt["version"])
+        assert rankers.erase("u5")["pinned"] == receipt["version"]
+        assert all(is_known(one, "u5") for one in rankers.clients), "by the pinned version's rows"
+        store.pin(0)
+    erased_after_s(rankers, "u5")
     for room in ("joiner", "learner"):
         house.kill(room)
     house.start("joiner", "learner")
@@ -167,3 +188,48 @@ def test_an_erased_user_is_a_stranger_to_every_ranker(rankers: Rankers, stack: S
     stop_server(stack.root, "cache")
     for one in rankers.clients:
         wait_until(lambda: "no_user" in ranked(one, "u3")[2], "the profile to be dropped", 30.0)  # noqa: B023
+
+
+def test_a_restored_backup_is_erased_again(rankers: Rankers) -> None:
+    """Redis, topics and checkpoint of before the erasure come back, and with the ledger everything goes once more."""
+    house, user = rankers.house, "u1"
+    prefix, checkpoints = house.settings.topic_prefix, house.settings.local / "checkpoints"
+    wait_until(lambda: house.metric("learner", "thalweg_learner_offset") > 0)
+    house.end("learner")  # its last checkpoint has all that was learned
+    shutil.copytree(checkpoints, house.home / "backup")
+    house.start("learner")
+    with connect(house.settings) as redis:
+        keys = user_key(user, prefix), history_key(user, prefix)
+        attributes, installs = redis.get(keys[0]), redis.zrange(keys[1], 0, -1, withscores=True)
+        assert attributes
+        assert installs
+        rankers.erase(user)
+        erased_after_s(rankers, user)
+        for room in ("joiner", "learner"):
+            house.kill(room)
+        shutil.rmtree(checkpoints)
+        shutil.copytree(house.home / "backup", checkpoints)
+        partition = partition_of(user, 2)
+        rankers.log.send(USERS.name, partition, attributes, user.encode())
+        for item, time_ms in installs:
+            change = HistoryChange(user, item.decode(), int(time_ms))
+            rankers.log.send(*history_record(change, 2))
+        rankers.log.flush()
+        redis.set(keys[0], attributes)
+        redis.zadd(keys[1], dict(installs))
+        house.start("joiner", "learner")
+        wait_until(lambda: redis.get(keys[0]), "the attributes to be back")
+        assert "users are erased again" in rankers.command("erase", "--again")
+        wait_until(lambda: not redis.exists(*keys), "Redis to be erased again")
+    erased_after_s(rankers, user)
+    changes = read_changes(rankers.log)
+    assert not {item for (of, item), time_ms in changes.items() if of == user and time_ms is not None}
+
+
+def read_changes(log: KafkaLog) -> dict[tuple[str, str], int | None]:
+    """The newest of each key in `histories`."""
+    ends, found = log.ends(HISTORIES.name), dict[tuple[str, str], int | None]()
+    with closing(log.reader(HISTORIES.name, dict.fromkeys(ends, START))) as reader:
+        while any(at < ends[p] for p, at in reader.positions().items()):
+            found |= decode_changes(reader.poll(0.1))
+    return found
