@@ -10,6 +10,7 @@ from learner.retraining.judgement import Heard, Pair, judge
 from learner.retraining.retraining import Retraining, copy_of
 from learner.retraining.schedule import RetrainSchedule
 from learner.retraining.window import encoded_window, train_on_window
+from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from learner.wide.forgetting import AGE_MS
 from stream.events.codec import encode_record
@@ -77,6 +78,22 @@ def test_a_retrain_does_not_bring_an_erased_user_back() -> None:
         assert (user[0] in np.concatenate(ids)) == comes_back
         pages = sum(users_of(some).count("u3") for some in log[:31])
         assert model.examples - sum(map(len, batches)) == 3 * pages > 0
+
+
+def test_a_window_that_is_kept_forgets_an_erased_user() -> None:
+    """As backtests keep it: the user's examples leave it at the erasure, all others stay."""
+    log: list[list[TrainingEvent]] = [[*some] for some in records(SPEC, 60)]
+    log[-1].append(Erase("u3", 1))
+    schedule = RetrainSchedule(Model(SPEC))
+    for offset, events in enumerate(log):
+        (chunk,) = schedule.model.record_encoder.of_events([events], [offset], NO_SOURCE)
+        schedule.learn(chunk, 0, 1)
+    user = id_of(schedule.model.layout.seeds["user.id"], "u3")
+    inputs = [batch.inputs for batch in schedule._window]
+    ids = np.concatenate([one.ids[one.id_offsets[0] : one.id_offsets[-1]] for one in inputs])
+    examples = sum(3 for some in log for one in users_of(some) if one != "u3")
+    assert user not in ids
+    assert schedule._examples == sum(map(len, schedule._window)) == examples < schedule.model.examples
 
 
 def test_rows_are_put_back_at_the_scale_of_the_sums() -> None:
