@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from producers.source import SourceElement, WorldEvent
+from ranker.ranking.retrieval_terms import rank_terms, with_terms
 from stream.events.types import Impression, Install, Item, Tick
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, Bools
@@ -67,7 +68,7 @@ class NextInstalls:
     ) -> None:
         self.seconds = 0.0  # that the session peers took
         self._every = every
-        self._retrieval = LocalRetrieval(spec)
+        self._retrieval, self._rank_weight = LocalRetrieval(spec), spec.retrieval.rank_weight
         self._sessions = UserSessions()
         self._peers = session_peers(peers, self._sessions, options)
         self._entrants = list(entrants)
@@ -166,9 +167,12 @@ class NextInstalls:
                 self._ranks[of, name].append(_rank(s, p, index) if index >= 0 else (MISSED, 0))
 
     def answer(self, entrant: int, predictions: F32) -> None:
-        """An entrant's predictions for the candidates of its next question, float32 [n]."""
+        """An entrant's predictions for the candidates of its next question, float32 [n]: ordered as the spec says."""
+        keys = predictions.astype(np.float64)
+        if self._rank_weight:
+            keys = with_terms(keys, rank_terms(len(keys), self._rank_weight))
         for index in self._indices[self._answered[entrant]]:
-            rank = _rank(predictions, np.zeros(len(predictions)), index) if index >= 0 else (MISSED, 0)
+            rank = _rank(keys, np.zeros(len(keys)), index) if index >= 0 else (MISSED, 0)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -195,7 +199,7 @@ class NextInstalls:
         return found
 
 
-def _rank(scores: F32 | F64, popularity: I64 | F64, index: int) -> Rank:
+def _rank(scores: F64, popularity: I64 | F64, index: int) -> Rank:
     """Of the item at this index: equal scores are ordered by popularity."""
     is_equal, own = scores == scores[index], popularity[index]
     above = np.count_nonzero(scores > scores[index]) + np.count_nonzero(is_equal & (popularity > own))

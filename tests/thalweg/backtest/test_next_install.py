@@ -94,6 +94,22 @@ def test_what_the_spec_retrieves_is_asked_about() -> None:
     assert found.items == ["d", "e", "a"]
 
 
+def test_the_spec_s_rank_weight_orders_the_answers() -> None:
+    """With it a model that scores all alike leaves the order of retrieval; without it all are tied."""
+    for weight, wanted in ((0, (0, 2)), (1, (1, 0))):
+        spec = camps_spec(TEXT + f"[retrieval]\nrank_weight = {weight}")
+        questions = NextInstalls(spec, ["ours"], [], SessionOptions())
+        for item in "abc":
+            questions.see(Item(item))
+        questions.ask(Question("me", 5_000, ["b"]))
+        questions.answer(0, np.full(3, 0.5, np.float32))
+        questions.see(Impression("p", 9_000, "me", ["a"]))
+        rows = np.zeros(0, np.int64)
+        empty = JudgedRows(np.zeros(0, np.float32), rows, rows, rows)
+        found = questions.ranks(np.zeros((1, 0), np.float32), rows, empty, np.array([False]))["catalogue"]
+        assert (found.above[0, 0], found.tied[0, 0]) == wanted
+
+
 def test_an_item_that_nobody_knows_is_missed_by_all() -> None:
     """Of an item that comes with its first install, and was neither described nor shown, nothing can be ranked."""
     questions = NextInstalls(camps_spec(), ["ours"], ["popular"], SessionOptions())
