@@ -41,8 +41,8 @@ def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
                   caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
     for rank, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
         drawn = [f"{share:.3f}" for share in reply.propensities[rank - 1 : rank]]
-        by = [*found[rank - 1 : rank], *added[rank - 1 : rank]]
-        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}", *by, *drawn)
+        came_by = [*found[rank - 1 : rank], *added[rank - 1 : rank]]
+        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}", *came_by, *drawn)
     return table
 
 
