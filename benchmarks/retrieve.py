@@ -2,8 +2,9 @@
 
 Progressive: each install is looked for among candidates from what came in strictly earlier seconds, without what the
 user installed by then (what they were shown stays); then it is learned. Our candidates are those of a version, which
-is published every hundred installs (`thalweg/backtest/local_retrieval.py`); peers are refitted every 10,000 ratings
-(`retrieve_peers.py`), and know popularity as of now. An install of an item that the user has already counts as missed.
+is published every hundred installs, and oftener while there are few (`thalweg/backtest/local_retrieval.py`); peers are
+refitted every 10,000 ratings (`retrieve_peers.py`), and know popularity as of now. An install of an item that
+the user has already counts as missed.
 
 `alone`: the source's own hundred, not filled up. `adds`: recall with all sources less recall without this one, its
 quota left to the others. Both on every fifth install.
