@@ -18,7 +18,6 @@ from rich.progress import track
 from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
-from benchmarks.retrieve_service import pools_of
 from ranker.kernels.layered_table import Change, LayeredTable, based_on
 from ranker.kernels.retrieval import changes_between, user_vector, vectors_at
 from ranker.ranking.entity_cache import EntityCache
@@ -33,6 +32,7 @@ from stream.events.types import Item
 from stream.features.page_features import Layout
 from stream.spec.retrieval import Retrieval
 from stream.spec.spec_file import load_spec
+from thalweg.backtest.local_retrieval import pools_of
 
 SPEC: Final = Path(__file__).parents[1] / "specs" / "store.toml"
 PER_CLUSTER: Final = 200  # items
