@@ -4,6 +4,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from stream.events.types import KINDS
+
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
 LATENCY_S: Final = tuple(ms / 1e3 for ms in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 100, 200, 500))
 
@@ -28,6 +30,8 @@ ERRORS = Counter(
     "requests answered with an error, by kind: invalid, expired, shed, unknown_model, failed",
     ["kind"],
 )
+for error_kind in KINDS:
+    ERRORS.labels(error_kind)  # present from the first scrape on: a rate counts from the second one
 HTTP_REQUESTS = Counter("thalweg_ranker_http_requests", "requests over HTTP, by route and status", ["route", "status"])
 HTTP_SECONDS = Histogram(
     "thalweg_ranker_http_seconds",
@@ -41,6 +45,7 @@ HTTP_EVENTS = Counter(
     "events of POST /v1/events that were answered, by status: written, invalid, forbidden",
     ["status"],
 )
+SOURCES = Counter("thalweg_ranker_source_items", "items of replies that were retrieved, by source", ["source"])
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 POSITIONS = Counter(
     "thalweg_ranker_exploring_positions", "positions of replies that were filled by exploration's rules"
