@@ -18,7 +18,7 @@ COLOURS: Final = {
 }  # safe for colour-blind
 LEGENDS: Final = {
     BIAS: "bias", WIDE: "wide: a weight that fired", REST: "wide: all other weights",
-    DEEP: "deep: a column, over its usual value", RULE: "a rule that boosts or buries",
+    DEEP: "deep: what knowing a column adds", RULE: "a rule that boosts or buries",
 }  # fmt: skip
 
 

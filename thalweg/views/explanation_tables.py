@@ -17,12 +17,11 @@ STRONGEST: Final = 3  # terms of an item of a page
 
 
 class Term(NamedTuple):
-    """One line of an item's explanation: of the deep part DeepTerm's `over_usual`, and `over_missing`, else None."""
+    """One line of an item's explanation: what it adds to the logit; of the deep part a column's contribution."""
 
     part: str
     name: str
     value: float
-    missing: float | None = None
 
 
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
@@ -35,7 +34,7 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
     if more := one.wide_fired - len(one.wide_terms):
         yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
-        yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
+        yield Term(DEEP, f"{column.column}={column.value}", column.contribution)
     for rule, boost in one.boosts.items():
         yield Term(RULE, f"{rule}: the order is by the logit and this", boost)
 
@@ -57,15 +56,14 @@ def page_table(found: Explanation) -> Table:
 def item_table(found: Explanation) -> Table:
     """One item: every term with its bar. `found` has this item alone."""
     (one,) = found.items
-    table = Table("part", "value", "logit", "", "if it were missing", title=title_of(found), caption=origin(found),
+    table = Table("part", "value", "logit", "", title=title_of(found), caption=origin(found),
                   title_justify="left", caption_justify="left")  # fmt: skip
     terms = list(terms_of(one))
     largest = max(abs(term.value) for term in terms) or 1.0
     for term in terms:
         begin, end = sorted((largest, largest + term.value))
         bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
-        missing = "" if term.missing is None else f"{-term.missing:+.3f}"
-        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, missing)
+        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar)
     return table
 
 

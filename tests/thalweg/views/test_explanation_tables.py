@@ -12,7 +12,7 @@ from thalweg.views.explanation_tables import item_table, page_table
 ONE = ItemExplanation(
     "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
     [WideTerm("user.history=i2 Alien x item.id=i1 Star Wars", 0.3)], 3,
-    [DeepTerm("statistics.item_rate", "0.7", 0.8, 0.25)], 1, "together", 4,
+    [DeepTerm("statistics.item_rate", "0.7", 0.8)], 1, "together", 4,
 )  # fmt: skip
 FOUND = Explanation(
     "ann", "m", 0, 7, 1_500, 1_000, 20, 1_234, 100, [ONE], ["no_user"], {"exclude_installed": 12}, 5
@@ -32,7 +32,7 @@ def test_an_item_has_all_its_terms() -> None:
     for text in (
         "Star Wars for user ann: 2 of 100 candidates, retrieved by together (4)",
         "logit +1.100 = -0.400 bias +0.500 wide +1.000 deep", "user.history=i2 Alien x this item", "+0.300",
-        "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800", "-0.250",
+        "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800",
         "version 7 of m, 1.5 s old, of 1,234 examples", "exclude_installed 12", "vectors of version 5",
         "ranked without attributes",
     ):  # fmt: skip
