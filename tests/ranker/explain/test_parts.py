@@ -1,6 +1,5 @@
 """The two parts of a model in terms of weights and columns, over random models of random specs."""
 
-import msgspec
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import settings as how
@@ -10,7 +9,7 @@ from ranker.explain.deep_part import DeepPart
 from ranker.explain.wide_part import WideWeight, name_of, wide_parts
 from ranker.versions.model import Version
 from ranker.versions.version_loader import load_version
-from stream.events.types import Item
+from stream.events.types import Item, User
 from stream.features.encoder import one_page
 from stream.features.page_features import Catalogue, build_page, id_of
 from stream.features.page_kernels import open_page
@@ -19,7 +18,8 @@ from stream.features.value_names import ValueNames
 from stream.snapshots.memory_store import MemoryStore
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
-from tests.support.random_models import ToyModel, some_spec
+from tests.support.random_models import ToyModel, items, some_spec
+from thalweg.views.feature_names import FeatureNames
 
 SEEDS = st.integers(0, 2**32 - 1)
 PARTS = st.sampled_from([["wide", "deep"], ["wide"], ["deep"]])
@@ -96,13 +96,13 @@ def test_a_contribution_is_the_fall_of_the_logit_at_an_unknown_category(seed: in
     item without tags.
     """
     model, version = served(seed, ["deep"])
-    deep, layout, items = deep_of(version), model.layout, [Item("tagged", {"tags": ["a", "b"]}), Item("bare")]
+    deep, layout = deep_of(version), model.layout
     assume("item.tags" in deep.names)
     pages = []
-    for tags in (["a", "b"], ["never learned"]):
+    for tags in (["a", "b"], ["no vector"]):
         catalogue = Catalogue(layout)
-        catalogue.put(msgspec.structs.replace(items[0], attributes={"tags": tags}))
-        catalogue.put(items[1])
+        catalogue.put(Item("tagged", {"tags": tags}))
+        catalogue.put(Item("bare"))
         rows = catalogue.rows(["tagged", "bare"])
         words = build_page(layout, layout.user("u", {}, [], {}), catalogue, rows, 1_000_000)
         pages.append(as_served(layout, words))
@@ -153,3 +153,22 @@ def test_a_weight_is_named_by_its_values() -> None:
     assert (
         name_of(version, WideWeight(0.5, cross, (known, 7)), names) == "user.history=i1 One x item.id=0000000000000007"
     )
+
+
+@given(SEEDS)
+@how(max_examples=10)
+def test_snapshots_diff_names_weights_as_explanations_do(seed: int) -> None:
+    """A weight that fired has the name that `thalweg snapshots diff` finds for its key by hashing all known values."""
+    model, version = served(seed, ["wide"])
+    names = FeatureNames(model.layout)
+    for item in [*items(30), *(Item(f"i{n}") for n in range(30, 40))]:
+        names.add_item(item)
+    for n in range(5):
+        names.add_user(User(f"u{n}", {"likes": ["a", "b"]}))
+    names.add_context({"device": ["x", "y", "z"]})
+    words, encoder = as_served(model.layout, model.page(5)), version.plan.encoder
+    keys, offsets = encoder.wide_keys(one_page(words))
+    found = names.of_keys(encoder, keys)
+    for i, part in enumerate(wide_parts(version, words, np.arange(5))):
+        of_keys = {found[key] for key in keys[offsets[i] : offsets[i + 1]].tolist() if model.wide.get(key)} - {"bias"}
+        assert {name_of(version, one, names) for one in part.weights} == of_keys
