@@ -11,9 +11,8 @@ from stream.events.named_explanations import Explanation, ItemExplanation
 from thalweg.views.tables import NOTES, format_time
 
 WIDE, DEEP, BIAS, REST, RULE, RETRIEVAL = "wide", "deep", "bias", "more", "rule", "retrieval"
-COLOURS: Final = {
-    WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow", RETRIEVAL: "green",
-}  # fmt: skip
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black"}
+ORDER: Final = (RULE, RETRIEVAL)  # parts that are added to the logit for the order
 BAR_WIDTH: Final = 40
 STRONGEST: Final = 3  # terms of an item of a page
 
@@ -70,10 +69,11 @@ def item_table(found: Explanation) -> Table:
     table = Table("part", "value", "logit", "", title=title_of(found), caption=origin(found),
                   title_justify="left", caption_justify="left")  # fmt: skip
     terms = list(terms_of(one))
-    largest = max(abs(term.value) for term in terms) or 1.0
+    largest = max(abs(term.value) for term in terms if term.part not in ORDER) or 1.0
     for term in terms:
         begin, end = sorted((largest, largest + term.value))
-        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
+        colour = COLOURS.get(term.part)  # none: what only the order is by may be far larger than a logit
+        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=colour) if colour else ""
         table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar)
     return table
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanation, WideTerm
-from thalweg.views.explanation_tables import item_table, page_table
+from thalweg.views.explanation_tables import BAR_WIDTH, item_table, page_table
 
 ONE = ItemExplanation(
     "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
@@ -58,6 +58,16 @@ def test_what_else_orders_the_page_adds_up() -> None:
     ] * 2
     assert "together (4) +0.41" in printed(page_table(moved))
     assert "ordered by" not in printed(item_table(FOUND))
+
+
+def test_bars_are_of_the_logits_terms() -> None:
+    """What the order adds to the logit has no bar, and shrinks no other's, however large it is."""
+    ordered = msgspec.structs.replace(ONE, retrieval=5.7, boosts={"lift": 6.9})
+    lines = printed(item_table(msgspec.structs.replace(FOUND, items=[ordered]))).splitlines()
+    (deep,) = [line for line in lines if "statistics.item_rate" in line]
+    assert deep.count("█") == BAR_WIDTH // 2
+    assert [line for line in lines if "the order is by" in line and "█" in line] == []
+    assert len([line for line in lines if "the order is by" in line]) == 2
 
 
 def test_an_item_off_the_page_says_so() -> None:
