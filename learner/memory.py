@@ -1,5 +1,6 @@
 """What a learner takes of memory at its spec's bounds. Constants are measured: docs/containers.md."""
 
+from itertools import pairwise
 from typing import Final
 
 from learner.deep.vocabulary import HIGH_WATER
@@ -70,7 +71,7 @@ def model_bytes(spec: Spec, settings: Settings) -> dict[str, int]:
 def _tower_bytes(spec: Spec) -> int:
     """Weights and their sums of squares, float32; each input is counted as a list."""
     widths = [len(spec.deep_features()) * max(2, spec.deep.embedding_dim), *spec.deep.hidden_units, 1]
-    return 8 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return 8 * sum(a * b for a, b in pairwise(widths))
 
 
 def _frozen_bytes(spec: Spec) -> int:

@@ -11,7 +11,7 @@ from stream.spec.bounds import Needs
 from stream.spec.spec import Spec
 from stream.tables.table_size import WORD, base_bytes, delta_bytes
 
-PROCESSES: Final = 500_000_000  # the ranker's and its builder's: interpreter, numba, kernels, clients
+PROCESSES: Final = 400_000_000  # the ranker's and its builder's: interpreter, numba, kernels, clients
 ITEMS: Final = 100_000  # described items that are counted
 ITEM: Final = 2_000  # bytes of a described item, its row in the catalogue and in sweeps
 PROFILES: Final = 200_000_000  # users read in the last minute
@@ -21,18 +21,19 @@ REBASE_SHARE: Final = 0.25  # of a base, in a delta: then learners publish a new
 def ranker_needs(spec: Spec) -> Needs:
     """Bytes that a ranker with this one model takes at most, its builder's among them.
 
-    Versions share tables. While a new base is built, which is often, there are two of each: bases and deltas.
+    Versions share tables. A part's delta lies over a base; beside them the next base, or a compacted delta, is made.
     """
     parts = part_sizes(spec)
-    tables = sum(_table_bytes(part) for part in parts.values())
+    bases, deltas = ({name: of(part) for name, part in parts.items()} for of in (_base_bytes, _delta_bytes))
     largest = max(parts.values(), key=lambda part: part.payload_bytes)
     plan = Plan(spec)
     matrices = len(set(plan.arrays.matrices.tolist()) - {NO_SLOT}) + plan.memories
     return Needs(
         {
             "processes": PROCESSES,
-            "tables": tables,
-            "the next base": tables,
+            "bases": sum(bases.values()),
+            "deltas": sum(deltas.values()),
+            "what replaces them": sum(max(bases[name], deltas[name]) for name in parts),
             "payloads": base_bytes_of(spec)
             + largest.rows * largest.width * WORD
             + 2 * min(largest.payload_bytes, SEGMENT_BYTES_MAX),
@@ -44,8 +45,11 @@ def ranker_needs(spec: Spec) -> Needs:
     )
 
 
-def _table_bytes(part: PartSize) -> int:
-    """A base with its vectors, and a delta that is as large as it gets."""
-    width = 1 if part.dim else part.width
-    delta = delta_bytes(int(REBASE_SHARE * part.rows), width, part.dim)
-    return base_bytes(part.rows, part.width) + 4 * part.dim * part.rows + delta
+def _base_bytes(part: PartSize) -> int:
+    """With its vectors."""
+    return base_bytes(part.rows, part.width) + 4 * part.dim * part.rows
+
+
+def _delta_bytes(part: PartSize) -> int:
+    """As large as it gets."""
+    return delta_bytes(int(REBASE_SHARE * part.rows), 1 if part.dim else part.width, part.dim)

@@ -155,6 +155,10 @@ class MemoryStore:
                 del self._newest[digest], self._blobs[digest]
             return len(old)
 
+    def used_share(self) -> float:
+        """See SnapshotStore."""
+        return 0.0
+
     def decision(self) -> Decision:
         """See SnapshotStore."""
         with self._lock:

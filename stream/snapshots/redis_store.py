@@ -42,7 +42,7 @@ from stream.snapshots.manifest import (
     named_blobs,
 )
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
-from stream.snapshots.redis_client import connect, translated
+from stream.snapshots.redis_client import connect, memory_of, translated
 from stream.snapshots.redis_scripts import DIGITS, PIN, PUBLISH, PUT, RETAIN, TAKE
 from stream.snapshots.store import damaged_blob, missing_blob
 
@@ -147,6 +147,11 @@ class RedisStore:
             dropped += int(gone)
             if manifests < RETAIN_KEYS and blobs < RETAIN_KEYS:
                 return dropped
+
+    def used_share(self) -> float:
+        """See SnapshotStore."""
+        memory = memory_of(self._client)
+        return memory.used / memory.most if memory and memory.most else 0.0
 
     def decision(self) -> Decision:
         """See SnapshotStore."""

@@ -108,6 +108,10 @@ class SnapshotStore(VersionReader, Protocol):
         """
         ...
 
+    def used_share(self) -> float:
+        """Share of its memory that is used; 0.0 where it has no limit, or doesn't say."""
+        ...
+
     def report(self, what: str) -> None:
         """Notify subscribers that a version can't be served, and why."""
         ...

@@ -119,8 +119,9 @@ def _named(spec: Spec) -> dict[str, int]:
 
 
 def _default(name: str) -> int:
-    value: int = getattr(Spec(name="x"), name)
-    return value
+    found: object = getattr(Spec(name="defaults"), name)
+    assert isinstance(found, int)
+    return found
 
 
 def _two_digits(value: int) -> int:
