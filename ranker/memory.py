@@ -13,8 +13,8 @@ from stream.tables.table_size import WORD, base_bytes, delta_bytes
 
 PROCESSES: Final = 400_000_000  # the ranker's and its builder's: interpreter, numba, kernels, clients
 ITEMS: Final = 100_000  # described items that are counted
-ITEM: Final = 2_000  # bytes of a described item, its row in the catalogue and in sweeps
-PROFILES: Final = 200_000_000  # users read in the last minute
+ITEM: Final = 1_500  # bytes of a described item and its row in the catalogue
+PROFILES: Final = 470_000_000  # the 200,000 users read in the last minute, with histories of 20
 REBASE_SHARE: Final = 0.25  # of a base, in a delta: then learners publish a new base
 
 

@@ -20,6 +20,7 @@ from stream.spec.statistic_kinds import MEMORY_LEARNS, kind_of
 SLACK: Final = 1.1  # what allocators take above what was asked for, as measured
 LEAST: Final = 1_000  # of a bound
 STEPS: Final = 60  # of halving a scale's interval
+DEFAULTS: Final = Spec(name="defaults")
 
 
 class Needs(NamedTuple):
@@ -104,8 +105,8 @@ def scaled(spec: Spec, scale: float) -> Spec:
     kept = replace(kept, max_items=to(kept.max_items, Kept().max_items), max_users=to(kept.max_users, Kept().max_users))
     return replace(
         spec,
-        max_statistics=to(spec.max_statistics, _default("max_statistics")),
-        max_likenesses=to(spec.max_likenesses, _default("max_likenesses")),
+        max_statistics=to(spec.max_statistics, DEFAULTS.max_statistics),
+        max_likenesses=to(spec.max_likenesses, DEFAULTS.max_likenesses),
         wide=replace(spec.wide, max_keys=to(spec.wide.max_keys, Wide().max_keys)),
         deep=replace(spec.deep, max_rows=to(spec.deep.max_rows, Deep().max_rows)),
         retrieval=replace(spec.retrieval, kept=kept),
@@ -116,12 +117,6 @@ def _named(spec: Spec) -> dict[str, int]:
     """The bounds that aren't defaults."""
     unnamed = bounds_of(scaled(spec, 0.0))
     return {name: value for name, value in bounds_of(spec).items() if unnamed[name] == value}
-
-
-def _default(name: str) -> int:
-    found: object = getattr(Spec(name="defaults"), name)
-    assert isinstance(found, int)
-    return found
 
 
 def _two_digits(value: int) -> int:
