@@ -121,7 +121,7 @@ def _named(spec: Spec) -> dict[str, int]:
 
 def _two_digits(value: int) -> int:
     """Rounded down."""
-    unit = 10 ** max(0, len(str(value)) - 2)
+    unit: int = 10 ** max(0, len(str(value)) - 2)
     return value // unit * unit
 
 
