@@ -129,10 +129,7 @@ class RankerService:
             for model in self.models.values():
                 if model.builder:
                     with suppress(OSError):  # the watcher retries
-                        model.builder.start()
-            self.state = "warming up"
-            compile_kernels(self._scorer)  # while builders start
-            for model in self.models.values():
+                        model.builder.start()  # while the ranker warms up
                 model.watcher.restore()
                 self._start("watch", model.watcher.run)
                 self._start("save", model.watcher.run_saver)
@@ -160,8 +157,10 @@ class RankerService:
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
         self._start("names", NameWriter(self.values, connect).run)
-        self.state = "reading items"
+        self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
+        compile_kernels(self._scorer)
+        self.state = "reading items"
         while not consumer.ready.wait(0.1):
             if self.stop.is_set():
                 return

@@ -40,8 +40,8 @@ class Needs(NamedTuple):
         return int(SLACK * (sum(self.always.values()) + max(self.now_and_then.values(), default=0)))
 
     def largest(self) -> str:
-        """What takes most, in MB, for a message."""
-        parts = sorted({**self.always, **self.now_and_then}.items(), key=lambda part: -part[1])
+        """What always takes most, in MB, for a message."""
+        parts = sorted(self.always.items(), key=lambda part: -part[1])
         return ", ".join(f"{name} {size // MB}" for name, size in parts[:4])
 
 
