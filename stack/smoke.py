@@ -24,7 +24,7 @@ from contextlib import closing
 from hashlib import sha1
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +39,6 @@ REPOSITORY: Final = Path(__file__).resolve().parents[1]
 UV: Final = str(Path(sys.executable).with_name("uv"))
 READY_S: Final = 120.0
 STOP_S: Final = 60.0
-PAGES: Final = 600  # that the model is learned from
 EVENTS: Final = """
 {"type":"item","item":"tea","title":"Green tea","attributes":{"genres":["drinks","hot"],"year":2019}}
 {"type":"user","user":"ann","attributes":{"age":34,"gender":"F","occupation":"engineer"}}
@@ -111,18 +110,16 @@ def learn(settings: Settings) -> None:
     local, command = settings.local, [sys.executable, "-m", "thalweg"]
     local.mkdir()
     environment = settings.environment() | {"THALWEG_SPEC": str(REPOSITORY / "specs" / "movielens.toml")}
-    (local / "pages.jsonl").write_text("\n".join(page_lines(PAGES)))
+    (local / "pages.jsonl").write_text("\n".join(page_lines()))
     with (local / "log").open("wb") as out:
-        rooms = [
-            subprocess.Popen([*command, "run", room], cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
-            for room in ("joiner", "learner")
-        ]
+        options: Any = {"cwd": REPOSITORY, "env": environment, "stdout": out, "stderr": out}
+        rooms = [subprocess.Popen([*command, "run", room], **options) for room in ("joiner", "learner")]
     try:
         do([*command, "replay", str(local / "pages.jsonl")], env=environment)
         until = time.monotonic() + READY_S
         with closing(RedisStore(settings, "movielens")) as store:
             while not store.versions():
-                if time.monotonic() > until or any(room.poll() is not None for room in rooms):
+                if time.monotonic() > until:
                     raise SmokeError(f"no model:\n{(local / 'log').read_text()[-3000:]}")
                 time.sleep(0.1)
         for room in rooms:
@@ -133,9 +130,9 @@ def learn(settings: Settings) -> None:
             room.kill()
 
 
-def page_lines(count: int) -> Iterator[str]:
+def page_lines() -> Iterator[str]:
     """Pages of ten users, of two items each, and an install of every third, as JSON lines."""
-    for n in range(count):
+    for n in range(600):
         user, items = f"u{n % 10}", [f"i{n % 17}", f"i{n % 23 + 17}"]
         page = {"type": "impression", "request_id": f"p{n}", "user": user, "items": items}
         yield json.dumps(page | {"time": f"2024-11-24T08:{n // 60:02}:{n % 60:02}Z"})

@@ -34,6 +34,7 @@ from stream.events.types import (
     Organic,
     RankReply,
     RankRequest,
+    Removal,
     ReplyTo,
     Tick,
     User,
@@ -94,8 +95,9 @@ GOLDEN = [
             [0.25],
             {"kids": 2},
             6,
+            [0.75],
         ),
-        "dc001406a27131a2753191a16191cb3fe0000000000000070a1464cd012c91a8646561646c696e65c40101a26e6fcd03e8a7696e76616c696491a36e6577910391cb3fd000000000000081a46b6964730206",
+        "dc001506a27131a2753191a16191cb3fe0000000000000070a1464cd012c91a8646561646c696e65c40101a26e6fcd03e8a7696e76616c696491a36e6577910391cb3fd000000000000081a46b696473020691cb3fe8000000000000",
     ),
     (
         Item("a", {"genres": ["x"], "year": 1995.0}, "A", 2.5),
@@ -105,11 +107,36 @@ GOLDEN = [
     (History("u1", "a", 2_000), "9409a27531a161cd07d0"),
     (Organic("u1", "a", 2_000, "i1", "r1", 2_001), "970ba27531a161cd07d0a26931a27231cd07d1"),
     (FeatureName("context.device", "phone"), "930cae636f6e746578742e646576696365a570686f6e65"),
+    (Removal("u1", 2_000, "learner m", {"wide": 3}), "950ea27531cd07d0a96c6561726e6572206d81a47769646503"),
     (DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42), "970ac401c1a84261644576656e74a3776879a66576656e7473012a"),
 ]
 
 # As written before fields were added at their ends: these are read, no longer written.
 EARLIER = [
+    (
+        RankReply(
+            "q1",
+            "u1",
+            ["a"],
+            [0.5],
+            7,
+            10,
+            20,
+            100,
+            300,
+            ["deadline"],
+            b"\x01",
+            "no",
+            1_000,
+            "invalid",
+            ["new"],
+            [3],
+            [0.25],
+            {"kids": 2},
+            6,
+        ),
+        "dc001406a27131a2753191a16191cb3fe0000000000000070a1464cd012c91a8646561646c696e65c40101a26e6fcd03e8a7696e76616c696491a36e6577910391cb3fd000000000000081a46b6964730206",
+    ),
     (
         RankRequest(
             "q1", "u1", 3, 1_000, {"hour": 3.0}, ["a"], 50, ["b"], {"age": 3.0, "of": ["x", "y"]}, "m", ReplyTo("t", 2)
