@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from stream.runtime.errors import SnapshotError
 from stream.snapshots.store import SnapshotStore
 
 HIGH, LOW = 0.75, 0.4  # shares of the store's memory: above the one it keeps half as many, below the other twice
@@ -22,7 +23,7 @@ class Retention:
 
     def apply(self) -> None:
         """Drop what is too old. Raises SnapshotError."""
-        used, before = self._store.used_share(), self.kept
+        used, before = self._used_share(), self.kept
         if used > HIGH:
             there = len(self._store.versions())
             self.kept = max(min(LEAST, self._most), min(self.kept, there) // 2)
@@ -31,3 +32,11 @@ class Retention:
         if self.kept != before:
             log.warning("the store keeps another number of versions", versions=self.kept, memory_used=round(used, 2))
         self._store.retain(self.kept)
+
+    def _used_share(self) -> float:
+        """Of the memory of the store's server; between LOW and HIGH where it doesn't say."""
+        try:
+            memory = self._store.memory()
+        except SnapshotError:  # a login may lack the right to ask; one that is down says so at the next call
+            return HIGH
+        return memory.used / memory.limit if memory.limit else HIGH

@@ -8,7 +8,7 @@ import numpy as np
 
 from ranker.explore.draws import upper_bound
 from ranker.explore.exploration import draw_of
-from ranker.kernels.retrieval import scores_near, together_with, user_vector
+from ranker.kernels.retrieval import changes_between, together_with, user_vector, vectors_at
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import choose
@@ -78,7 +78,12 @@ def _rank(version: Version, scorer: Scorer) -> None:
     assert version.learned_items is not None
     learned, ids = version.learned_items.view, np.ones(1, np.uint64)
     together_with(learned.rows, ids)
-    scores_near(user_vector(learned.rows, ids), learned.vectors)
+    changes_between(learned.rows, learned.rows, True)
+    assert (
+        len(user_vector(learned.rows, ids))
+        == len(learned.vectors.outputs)
+        == len(vectors_at(learned.rows, ids).outputs)
+    )
 
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:

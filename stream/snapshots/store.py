@@ -19,11 +19,18 @@ an earlier one. Every deep payload has all dense arrays: they are few and all ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import Decision, Head, Manifest
 from stream.snapshots.payload import Array, by_segment, joined, unpack
+
+
+class StoreMemory(NamedTuple):
+    """Memory that a store's server uses, and may use at most, bytes."""
+
+    used: int
+    limit: int
 
 
 class VersionReader(Protocol):
@@ -108,8 +115,8 @@ class SnapshotStore(VersionReader, Protocol):
         """
         ...
 
-    def used_share(self) -> float:
-        """Share of its memory that is used; 0.0 where it has no limit, or doesn't say."""
+    def memory(self) -> StoreMemory:
+        """The memory of the store's server: of all that it has, not of this model alone."""
         ...
 
     def report(self, what: str) -> None:

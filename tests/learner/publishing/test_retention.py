@@ -1,7 +1,9 @@
 """How many versions the store keeps."""
 
 from learner.publishing.retention import LEAST, Retention
+from stream.runtime.errors import SnapshotError
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.store import StoreMemory
 
 
 class Store(MemoryStore):
@@ -11,9 +13,11 @@ class Store(MemoryStore):
     count = 0
     there = 1_000
 
-    def used_share(self) -> float:
+    def memory(self) -> StoreMemory:
         """See SnapshotStore."""
-        return self.used
+        if self.used < 0:
+            raise SnapshotError("Redis denies access")
+        return StoreMemory(round(1_000 * self.used), 1_000)
 
     def versions(self) -> list[int]:
         """See SnapshotStore."""
@@ -58,3 +62,11 @@ def test_the_settings_may_ask_for_fewer_than_the_least() -> None:
     store.used = 0.9
     Retention(store, 2).apply()
     assert store.count == 2
+
+
+def test_a_store_that_does_not_say_keeps_what_the_settings_say() -> None:
+    """A login may lack the right to ask how full the store is."""
+    store = Store("m")
+    store.used = -1.0
+    Retention(store, 400).apply()
+    assert store.count == 400
