@@ -4,16 +4,15 @@ The old ones run the code of the release's tag, in processes of their own; what 
 that they write in production. Kafka and Redis carry bytes, and are left out.
 """
 
-import filecmp
-import io
 import itertools
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import msgspec
@@ -23,9 +22,8 @@ from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.file_format import version_of
 from stream.runtime.formats import CHECKPOINT
 from tests.support.golden_files import GOLDEN, JOINED, SAVED
+from tests.support.old_release import ROOT, old_release
 
-ROOT = Path(__file__).parents[2]
-TAG = os.environ.get("OLD_RELEASE", "v0.2.0")
 HANDOVERS = (0, 20, 41, 60)  # offsets at which a room stops and another goes on; even ones have a saved join state
 Step = Callable[[str, str, Path, int, int], Any]
 pytestmark = pytest.mark.timeout(900)  # kernels that have changed since are compiled
@@ -34,42 +32,37 @@ pytestmark = pytest.mark.timeout(900)  # kernels that have changed since are com
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of the release before."""
-    git = shutil.which("git")
-    archive = git and subprocess.run([git, "archive", TAG], cwd=ROOT, capture_output=True, check=False)
-    if not archive or archive.returncode:
-        pytest.skip(f"needs git and the tag {TAG}: in a clone, `git fetch --tags`")
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    _take_kernels(folder)
+    folder = old_release(tmp_path_factory.mktemp("old"))
     shutil.copy(ROOT / "tests" / "support" / "rolling_steps.py", folder / "tests" / "support")
     return folder
 
 
-def _take_kernels(folder: Path) -> None:
-    """Compiled kernels of files that haven't changed are as good there: numba goes by a file's time and size."""
-    for path in folder.rglob("*.py"):
-        here = ROOT / path.relative_to(folder)
-        if here.exists() and filecmp.cmp(path, here, shallow=False):
-            shutil.copystat(here, path)
-            for kernel in here.parent.glob(f"__pycache__/{here.stem}.*.nb[ic]"):
-                (path.parent / "__pycache__").mkdir(exist_ok=True)
-                shutil.copy(kernel, path.parent / "__pycache__")
+@pytest.fixture(scope="module")
+def step(old: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Step]:
+    """Runs a step by the old or the new build; its result. Each build is one process: imports take seconds."""
+    command = [sys.executable, "-m", "tests.support.rolling_steps"]
+    logs = tmp_path_factory.mktemp("logs")
+    with ExitStack() as stack:
+        processes = {}
+        for build, folder in {"old": old, "new": ROOT}.items():
+            errors = stack.enter_context((logs / build).open("w"))
+            environment = os.environ | {"PYTHONPATH": str(folder)}
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, text=True, stdin=PIPE, stdout=PIPE, stderr=errors
+            )
+            processes[build] = stack.enter_context(process)
+            stack.callback(process.kill)  # nothing is left to do, and unloading torch takes seconds
 
+        def run(build: str, room: str, folder: Path, first: int, last: int) -> Any:
+            order, answers = processes[build].stdin, processes[build].stdout
+            assert order is not None
+            assert answers is not None
+            print(msgspec.json.encode((room, str(folder), first, last)).decode(), file=order, flush=True)
+            answer = answers.readline()
+            assert answer, f"{build}: {(logs / build).read_text()}"
+            return msgspec.json.decode(answer)
 
-@pytest.fixture
-def step(old: Path) -> Step:
-    """Runs a step by the old or the new build; what it prints."""
-    folders = {"old": old, "new": ROOT}
-
-    def run(build: str, room: str, folder: Path, first: int, last: int) -> Any:
-        command = [sys.executable, "-m", "tests.support.rolling_steps", room, str(folder), str(first), str(last)]
-        environment = os.environ | {"PYTHONPATH": str(folders[build])}
-        ran = subprocess.run(command, cwd=folders[build], env=environment, capture_output=True, check=False, text=True)
-        assert ran.returncode == 0, f"{build}: {ran.stderr}"
-        return msgspec.json.decode(ran.stdout)
-
-    return run
+        yield run
 
 
 def test_learners_and_rankers_in_any_order(step: Step, tmp_path: Path) -> None:

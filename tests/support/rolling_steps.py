@@ -1,5 +1,7 @@
-"""`python -m tests.support.rolling_steps ROOM FOLDER FROM TO`: a room's step of a rolling upgrade, by the build whose
-checkout is the current folder; it may be an earlier release's, so only what that has is imported.
+"""`python -m tests.support.rolling_steps`: rooms' steps of a rolling upgrade, by the build whose checkout is the current
+folder; it may be an earlier release's, so only what that has is imported.
+
+Each line of stdin is a JSON array, ROOM, FOLDER, FROM, TO; each line of stdout is the step's result.
 
 `learner` goes on from the newest checkpoint in FOLDER, learns the golden records from FROM to TO, publishes a version
 and writes a checkpoint, before an upgrade is finalized. `joiner` goes on from commit and saved state. `ranker` loads
@@ -100,5 +102,6 @@ def refused(folder: Path, _first: int, _last: int) -> object:
 STEPS = {"learner": learner, "ranker": ranker, "joiner": joiner, "refused": refused}
 
 if __name__ == "__main__":
-    room, path, begin, end = sys.argv[1:]
-    print(msgspec.json.encode(STEPS[room](Path(path), int(begin), int(end))).decode())
+    for line in sys.stdin:
+        room, path, begin, end = json.loads(line)
+        print(msgspec.json.encode(STEPS[room](Path(path), begin, end)).decode(), flush=True)
