@@ -1,5 +1,6 @@
-"""`python -m tests.support.rolling_steps`: rooms' steps of a rolling upgrade, by the build whose checkout is the current
-folder; it may be an earlier release's, so only what that has is imported.
+"""`python -m tests.support.rolling_steps`: rooms' steps of a rolling upgrade, by the build of the current folder.
+
+It may be an earlier release, so only what that has is imported.
 
 Each line of stdin is a JSON array, ROOM, FOLDER, FROM, TO; each line of stdout is the step's result.
 
