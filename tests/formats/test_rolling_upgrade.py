@@ -20,8 +20,10 @@ import pytest
 
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.file_format import version_of
-from stream.runtime.formats import CHECKPOINT
-from tests.support.golden_files import GOLDEN, JOINED, SAVED
+from stream.events.codec import encode_record
+from stream.events.types import Erase, Tick
+from stream.runtime.formats import CHECKPOINT, LEVEL
+from tests.support.golden_files import GOLDEN, JOINED, SAVED, VERSION, write_learner, write_records
 from tests.support.old_release import ROOT, old_release
 
 HANDOVERS = (0, 20, 41, 60)  # offsets at which a room stops and another goes on; even ones have a saved join state
@@ -90,6 +92,29 @@ def test_joiners_in_any_order(step: Step, tmp_path: Path) -> None:
         for begin, end in itertools.pairwise((*HANDOVERS, JOINED)):
             labels += step(next(builds), "joiner", tmp_path / first, begin, end)
         assert labels[SAVED:] == msgspec.json.decode(msgspec.json.encode(wanted))
+
+
+def test_the_old_build_reads_records_of_the_new_one(step: Step, tmp_path: Path) -> None:
+    """Of each type that it knows it finds what it has fields for; of an `Erase` it makes a dead letter, and reads on:
+    therefore nobody writes one before finalizing.
+    """
+    write_records(tmp_path)
+    (tmp_path / "events.msgpack").write_bytes(encode_record([Tick(1), Erase("u1", 2), Tick(3)]))
+    written = msgspec.json.decode((tmp_path / "records.json").read_bytes())
+    for build, unknown in (("old", {"Erase", "FeatureName"}), ("new", set())):
+        found, (events, bad) = step(build, "records", tmp_path, 0, 0)
+        assert written.keys() - found.keys() == unknown
+        for name, fields in found.items():
+            assert fields == {field: written[name]["fields"][field] for field in fields}, name
+            assert len(fields) > 0
+        assert (events, bad) == ((2, 1) if unknown else (3, 0))
+
+
+def test_the_old_ranker_refuses_a_spec_of_the_new_build(step: Step, tmp_path: Path) -> None:
+    """A version whose model is retrieved from and explored, which 0.2 can't do: it goes on serving what it has."""
+    write_learner(tmp_path, LEVEL)
+    assert step("new", "refused_version", tmp_path, 0, VERSION) == ""
+    assert "explore" in step("old", "refused_version", tmp_path, 0, VERSION)
 
 
 def test_after_finalizing_the_old_build_refuses(step: Step, tmp_path: Path) -> None:
