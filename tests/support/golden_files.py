@@ -77,7 +77,7 @@ def emitted(joiner: Joiner, raw: bytes, offset: int) -> object:
     """Labels, organic installs and erasures of a record of `events`, as MessagePack has them."""
     part = joiner.join_record(read_record(raw)[0], offset, START_MS + 10**6 + offset)
     pages = [(*page, part.labels.rows.get(k)) for k, page in enumerate(part.labels.pages)]
-    erased = [part.erased[0]] if part.erased else []  # 0.2 emits none
+    erased = [found] if (found := part.erased.get(0)) else []  # 0.2 emits none
     return msgspec.to_builtins((pages, part.organic[0], *erased), builtin_types=(bytes,))
 
 
