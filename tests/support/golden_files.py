@@ -86,7 +86,9 @@ def write_learner(folder: Path, level: int) -> None:
     a delta; version numbers.
     """
     spec = msgspec.structs.replace(changing_spec(holdout=0.05), max_statistics=1_000, max_likenesses=1_000)
-    spec = msgspec.structs.replace(spec, explore=Explore("thompson"))
+    kept = msgspec.structs.replace(spec.retrieval.kept, max_items=1_000, max_users=1_000)  # as a file may say
+    retrieval = msgspec.structs.replace(spec.retrieval, kept=kept)
+    spec = msgspec.structs.replace(spec, retrieval=retrieval, explore=Explore("thompson"))
     log = mixed_log(spec, 3 * END)
     if level > 1:
         for offset in (BASE - 1, INCREMENT + 1):
