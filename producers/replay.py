@@ -9,7 +9,7 @@ from producers.clock import Clock
 from producers.features import FeatureBuilder, JoinedEvent, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.codec import encode
-from stream.events.topics import EVENTS, ITEMS, NAMES, USERS
+from stream.events.topics import ERASED, EVENTS, ITEMS, NAMES, USERS
 from stream.events.types import Erase, Impression, Install, Item, RetiredItem, SourceEvent, Tick, User
 from stream.features.new_values import NewValues
 from stream.features.statistics import Statistics
@@ -111,6 +111,7 @@ class _Player:
         self.features, self.played = features, ReplayCounts()
         self.producer = BatchingProducer(log, clock, options.linger_ms / 1_000, notify, stop)
         self._rate, self._clock, self._notify, self._progress, self._stop = options.rate, clock, notify, progress, stop
+        self._log = log
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, ITEMS.name, USERS.name)}
         self._values = NewValues(clock.wall_ms)
         self._prepared: list[PreparedEvent] = []
@@ -189,6 +190,8 @@ class _Player:
 
     def _put_event(self, event: SourceEvent) -> None:
         raw, partitions = encode(event), self._partitions[EVENTS.name]
+        if isinstance(event, Erase):
+            self._log.partitions(ERASED.name)  # raises without that topic: the joiner couldn't note it
         if isinstance(event, Tick):
             self.played.ticks += 1
             for partition in range(partitions):

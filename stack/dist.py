@@ -64,7 +64,7 @@ ROOMS: Final = (
     Room(
         "tools", 600, ("torch", "faust-streaming", "litestar"), ("thalweg", "producers", "stream"),
         ("stream.joiner", "demo", "backtest", "experiment", "kernels"),
-        (*ABOUT, ("outline --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
+        (*ABOUT, ("init --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
     ),
     Room("learner", 0, ("faust-streaming", "litestar", "polars", "scipy")),
 )  # fmt: skip
