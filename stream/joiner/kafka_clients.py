@@ -21,7 +21,6 @@ from stream.joiner.resume_point import LogRange
 from stream.log.kafka_login import login_options
 from stream.log.protocol import Record
 from stream.runtime.errors import LogUnavailable, SettingsError
-from stream.runtime.formats import CLIENT_ID
 from stream.runtime.settings import Settings
 
 # A partition that isn't part of the fetch in flight waits until that one returns.
@@ -52,7 +51,6 @@ def make_consumer(settings: Settings) -> Any:
     group = settings.topic("joiner")
     return AIOKafkaConsumer(
         **connection_options(settings),
-        client_id=CLIENT_ID,
         group_id=group,
         group_instance_id=f"{group}-{settings.worker}",
         session_timeout_ms=10_000,

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 RELEASES: Final = ("0.2", "0.3")  # by format level, the first one is 1
 LEVEL: Final = len(RELEASES)  # of this build
 CLIENT: Final = "thalweg-"
-CLIENT_ID: Final = CLIENT + RELEASES[-1]  # of consumers at Kafka: so a group's members say what they run
+CLIENT_ID: Final = CLIENT + RELEASES[-1]  # of rankers at Kafka: so the members of their groups say what they run
 
 
 def is_earlier(release: str) -> bool:
