@@ -62,7 +62,7 @@ ROOMS: Final = (
     ),
     Room("producers", 0, ("torch", "faust-streaming", "litestar")),
     Room(
-        "tools", 600, ("torch", "faust-streaming", "litestar"), ("thalweg", "producers", "stream"),
+        "tools", 700, ("torch", "faust-streaming", "litestar"), ("thalweg", "producers", "stream"),
         ("stream.joiner", "demo", "backtest", "experiment", "kernels"),
         (*ABOUT, ("init --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
     ),
