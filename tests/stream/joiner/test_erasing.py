@@ -58,7 +58,12 @@ def test_what_was_emitted_before_an_erasure_stays() -> None:
     has nothing of the user any more.
     """
     rules = replace(ORGANIC, early_ms=1)
-    before = [install("z", 100), page("r", 101), install("i", 102, request_id="r"), page("s", 150, user="v")]
+    before: list[SourceEvent] = [
+        install("z", 100),
+        page("r", 101),
+        install("i", 102, request_id="r"),
+        page("s", 150, user="v"),
+    ]
     wanted = Joiner(rules).join_record(to_record([*before, Tick(151)]), 0, NOW)
     found = Joiner(rules).join_record(to_record([*before, Erase("u", 151), Tick(151)]), 0, NOW)
     assert found.labels == wanted.labels
