@@ -137,6 +137,7 @@ def test_rooms_are_replaced_under_load(
         )
         load.finish()
         report = wait_until(lambda: audited(builds, log), "all labels to be final", every_s=1.0)
+        assert report is not None
         builds.end()
         check_learned(builds, log)
     finally:
