@@ -9,11 +9,12 @@ from producers.clock import Clock
 from producers.features import FeatureBuilder, JoinedEvent, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
 from stream.events.codec import encode
-from stream.events.topics import ERASED, EVENTS, ITEMS, NAMES, USERS
+from stream.events.topics import EVENTS, ITEMS, NAMES, USERS
 from stream.events.types import Erase, Impression, Install, Item, RetiredItem, SourceEvent, Tick, User
 from stream.features.new_values import NewValues
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
+from stream.log.format_level import check_erasable
 from stream.log.protocol import Log, partition_of
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
@@ -111,7 +112,7 @@ class _Player:
         self.features, self.played = features, ReplayCounts()
         self.producer = BatchingProducer(log, clock, options.linger_ms / 1_000, notify, stop)
         self._rate, self._clock, self._notify, self._progress, self._stop = options.rate, clock, notify, progress, stop
-        self._log = log
+        self._partitions_of = log.partitions
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, ITEMS.name, USERS.name)}
         self._values = NewValues(clock.wall_ms)
         self._prepared: list[PreparedEvent] = []
@@ -153,6 +154,8 @@ class _Player:
             self.producer.send(NAMES.name, 0, value, key)
 
     def _prepare(self, event: WorldEvent) -> None:
+        if isinstance(event, Erase):
+            check_erasable(self._partitions_of)
         if isinstance(event, Impression):
             self._wait_until_due()
         try:
@@ -190,8 +193,6 @@ class _Player:
 
     def _put_event(self, event: SourceEvent) -> None:
         raw, partitions = encode(event), self._partitions[EVENTS.name]
-        if isinstance(event, Erase):
-            self._log.partitions(ERASED.name)  # raises without that topic: the joiner couldn't note it
         if isinstance(event, Tick):
             self.played.ticks += 1
             for partition in range(partitions):
