@@ -50,7 +50,7 @@ publish = { gate = { holdout = 0.0 } }
 KNOWN, NEW, SHOWN = 200, 20, 10  # items, and those of a page
 QUOTA: Final = 10  # of new items among the candidates
 MEAN, SPREAD = -3.0, 0.8  # of the log-odds
-WARM_PAGES, PAGES = 20_000, 8_000
+WARM_PAGES, PAGES = 10_000, 6_000
 PUBLISHED, STEADY = 20, 5
 PAGE_MS: Final = 1_000
 NEAR: Final = (KNOWN + NEW) / 10  # ranks

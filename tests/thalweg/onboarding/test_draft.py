@@ -134,8 +134,8 @@ def test_dates_of_items_are_ages(lines: list[dict[str, Any]]) -> None:
 
 
 def test_candidates_are_retrieved_from_all_sources(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) -> None:
-    """Each source that the data has a use for gets a quota; without histories nothing goes by them; a catalogue that fits
-    into a page's candidates needs no section."""
+    """Each source that the data has a use for gets a quota; without histories nothing goes by them; a small catalogue,
+    all of which are candidates, needs no section."""
     assert "[retrieval]" not in drafted[0]
     more = [{"type": "item", "item": f"more{n}", "attributes": {"maker": 10_115}} for n in range(60)]
     found = draft_of([*more, *lines])[1].retrieval
