@@ -1,8 +1,8 @@
 """How often 95 % intervals of off-policy estimates hold the truth, in simulated logs.
 
-A world has 8 kinds of users and 20 items. A ranker that knows the items' rates roughly fills pages of three places, and
-draws (epsilon .3); the target knows the rates better and draws less (epsilon .05). An item earns less at lower places,
-and below an item that is much wanted. The truth is the mean over pages that the target itself fills.
+A world has 8 kinds of users and 8 items. A ranker that knows the items' rates roughly fills pages of two places, and
+draws (epsilon .5); the target knows the rates better and draws less (epsilon .2). An item earns less at the lower
+place, and below an item that is much wanted. The truth is the mean over pages that the target itself fills.
 """
 
 from typing import Final

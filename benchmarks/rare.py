@@ -3,7 +3,7 @@
 At 5, 1 and .1 % of positives, in the store's time (`rare_world.py`):
 
 faults      ten that are planted into a model that has learned, or into what it learns; 300 trials each: stopped by
-            the first step, before the version is served; by the second, after so many held-out positives; or missed
+            the first step, before the version is served; by the second, after how many held-out positives; or missed
 honest      every version of courses on which nothing is wrong: ordinary ones, and those whose tastes flip, whose
             traffic rises tenfold, or ceases
 statistics  how far rates, residuals, affinities and position-corrected rates are from the truth (`statistics_bias.py`)

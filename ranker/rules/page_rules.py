@@ -132,12 +132,16 @@ class PageRules:
                 found[i][one.name] = float(np.log(boost.factor))
         return found
 
-    def places(self, candidates: ItemRows, scores: F64, k: int) -> "RulePlaces":
-        """The page's positions, for candidates with these probabilities [n]."""
-        n, pins = len(scores), self._pinned(candidates.names, k)
+    def places(self, candidates: ItemRows, scores: F64, k: int, free: Bools | None = None) -> "RulePlaces":
+        """The page's positions, for candidates with these probabilities [n].
+
+        `free`, bool [n]: which ones may be shown; others can only be taken, by a page that someone else filled.
+        """
+        n = len(scores)
+        free = np.ones(n, np.bool_) if free is None else free.copy()
         state = PageState(
-            self._log_odds(candidates, scores), np.ones(n, bool), pins, np.zeros(1, np.int64), np.zeros(n),
-            np.full(n, NOBODY), np.full(n, NOBODY),
+            self._log_odds(candidates, scores), free, self._pinned(candidates.names, k, free), np.zeros(1, np.int64),
+            np.zeros(n), np.full(n, NOBODY), np.full(n, NOBODY),
         )  # fmt: skip
         return RulePlaces(state, self._cap_state(candidates, k), self._likeness(candidates))
 
@@ -148,9 +152,9 @@ class PageRules:
                 self.removed[name] = self.removed.get(name, 0) + count
                 self.is_cut = True
 
-    def _pinned(self, names: Sequence[str], k: int) -> I64:
-        """Who is pinned at each of k positions; a position that is taken pushes a later pin down."""
-        pins, at = np.full(k, NOBODY), dict(zip(names, range(len(names)), strict=True)) if self._pins else {}
+    def _pinned(self, names: Sequence[str], k: int, may_show: Bools) -> I64:
+        """Who of those that may be shown is pinned at each of k positions; a taken one pushes a later pin down."""
+        pins, at = np.full(k, NOBODY), {names[i]: i for i in np.flatnonzero(may_show).tolist()} if self._pins else {}
         for position, item in self._pins:
             free = np.flatnonzero(pins[position - 1 :] == NOBODY)
             if len(free) and item in at:

@@ -130,13 +130,13 @@ class Version:
         """Items' parts, as far as they're there."""
         return self.tower.items.live if self.tower else NO_ACTIVATIONS
 
-    def uncertainty(self, words: U64, positions: I64) -> F64:
+    def uncertainty(self, words: U64, positions: I64, prior: float | None = None) -> F64:
         """How much the model doesn't know of the items at these positions of a page as it's served, in log-odds.
 
-        float64 [n], u of `Explore`; zeros of a spec under which versions don't say so.
+        float64 [n], u of `Explore`; zeros of a spec under which versions don't say so. `prior`: in place of the spec's.
         """
-        explored, variances = self.plan.explored, np.zeros(len(positions))
-        prior, scratch = self.plan.spec.explore.prior, self._scratch()
+        explored, variances, scratch = self.plan.explored, np.zeros(len(positions)), self._scratch()
+        prior = self.plan.spec.explore.prior if prior is None else prior
         crosses, sizes = self.plan.arrays.wide, self.plan.layout.size_array
         add_variances(words, sizes, positions, crosses, explored, self.wide.view, prior, scratch, variances)
         return np.sqrt(variances)

@@ -24,26 +24,25 @@ from stream.spec.suggestions import near
 from stream.spec.values import ColumnType, PartName
 
 
-def load_spec(path: Path) -> Spec:
-    """The spec in a TOML file. Raises SpecError naming line and remedy."""
+def load_spec(path: Path, base: Spec | None = None) -> Spec:
+    """The spec in a TOML file; tables that it lacks are those of `base`. Raises SpecError naming line and remedy."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(
-            f"{path} can't be read: {error.strerror}; name a spec with --spec, such as specs/movielens.toml"
-        ) from None
+        remedy = "name a file that is there" if base else "name a spec with --spec, such as specs/movielens.toml"
+        raise SpecError(f"{path} can't be read: {error.strerror}; {remedy}") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    return parse_spec(text, str(path))
+    return parse_spec(text, str(path), base)
 
 
-def parse_spec(text: str, source: str = "spec") -> Spec:
-    """The spec in a TOML text; `source` names it in errors. Raises SpecError naming line and remedy."""
+def parse_spec(text: str, source: str = "spec", base: Spec | None = None) -> Spec:
+    """As `load_spec`, of a TOML text; `source` names it in errors."""
     try:
         raw = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise SpecError(f"{source}: not TOML: {error}") from None
-    return checked_spec(raw, source, text)
+    return checked_spec({**msgspec.to_builtins(base), **raw} if base else raw, source, text)
 
 
 def checked_spec(raw: dict[str, Any], source: str, text: str = "") -> Spec:

@@ -77,7 +77,7 @@ def test_every_fact_is_in_the_caption(text: str | None, tmp_path: Path) -> None:
 
 
 def test_figures_stay_flat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The figures' keys are those of the benchmark, `machine` stands beside them, and it is told under the table."""
+    """The figures' keys are those of the benchmark, `machine` stands beside them and under the table."""
     made = ModuleType("benchmarks.made")
 
     def run(*, quick: bool) -> tuple[Table, dict[str, float]]:

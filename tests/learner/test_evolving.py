@@ -91,7 +91,7 @@ def test_what_no_learner_read_before_a_model_that_evolved_has_its_dead_letters(t
     house.log.send(EXAMPLES.name, 0, b"no record", b"0")
     again = house.copied("restart")
 
-    def letters() -> int:
+    def dead_letters() -> int:
         return house.log.ends(EXAMPLES_DLQ.name)[0]
 
     unavailable = MemoryLog({EXAMPLES.name: 1}, lambda: 0)  # without a topic for dead letters
@@ -99,11 +99,11 @@ def test_what_no_learner_read_before_a_model_that_evolved_has_its_dead_letters(t
         _newest(again.settings, EVOLVED, again.files, lambda: unavailable)
     assert again.retrain_files().read() is not None, "the next start tries again"
     learner = again.learner(EVOLVED)
-    assert (learner.offset, letters()) == (SEEN + 1, 1)
+    assert (learner.offset, dead_letters()) == (SEEN + 1, 1)
     again.learner(EVOLVED)
-    assert letters() == 1
+    assert dead_letters() == 1
     learn_to(learner, SEEN + 2)
-    assert letters() == 2
+    assert dead_letters() == 2
 
 
 def test_records_that_the_log_no_longer_has_keep_no_evolved_model_away(house: House) -> None:

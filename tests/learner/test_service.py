@@ -214,9 +214,9 @@ def test_without_a_checkpoint_it_begins_where_the_log_begins(
         alone.learn(record, offset)
     assert state(learner.model) == state(alone)
     learner.maybe_checkpoint(now=True)
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == len(log)
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == len(log)
     publisher = publisher_of(learner, store, tmp_path)
     assert store.manifest(publishes(publisher, learner).version).offset == {0: len(log)}
     publisher.uploader.stop()
@@ -246,9 +246,9 @@ def test_a_gap_behind_a_checkpoint_is_said_and_gone_over_when_told(room: Room) -
     room.learn_records(first, room.log.reader(EXAMPLES.name, {0: 0}).poll(0, 20))
     first.maybe_checkpoint(now=True)
     room.log.truncate(EXAMPLES.name, 0, 25)
-    held = room.files.newest()
-    assert held is not None
-    learner = room.start(restore(SPEC, held), held.meta.offset)
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    learner = room.start(restore(SPEC, checkpoint), checkpoint.meta.offset)
     with pytest.raises(LogGap, match=r"offset 20 was wanted, but the log now starts at 25.*--accept-gap"):
         read_on(room, learner)
     with capture_logs() as logged:
@@ -378,12 +378,12 @@ def test_a_learner_goes_on_from_its_checkpoint(room: Room) -> None:
     room.write(*map(encode_record, log[:half]))
     room.learn()
     room.learner.maybe_checkpoint(now=True)
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == half
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == half
     room.write(*map(encode_record, log[half:]))
     room.learn()
-    again = room.start(restore(SPEC, held), held.meta.offset)
+    again = room.start(restore(SPEC, checkpoint), checkpoint.meta.offset)
     room.learn(again)
     assert again.model.retrain_wanted == room.learner.model.retrain_wanted == "periodic"
     assert state(again.model) == state(room.learner.model)
@@ -450,16 +450,16 @@ def test_a_full_disk_costs_a_checkpoint_only(
     assert path.read_bytes() == before
     fill_disk(1 << 40)
     room.learner.maybe_checkpoint(now=True)
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == 2, "once there is room again, no new record is waited for"
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == 2, "once there is room again, no new record is waited for"
     learn_on(room, log)
     assert room.learner.model.examples == 27
     room.learner.maybe_checkpoint(now=True)
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == 3
-    assert state(restore(SPEC, held)) == state(room.learner.model)
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == 3
+    assert state(restore(SPEC, checkpoint)) == state(room.learner.model)
 
 
 def test_checkpoints_are_few_and_only_of_something_new(room: Room, bases: None) -> None:
@@ -483,9 +483,9 @@ def test_a_torn_checkpoint_is_passed_over(room: Room) -> None:
         room.learner.maybe_checkpoint(now=True)
     old, new = room.files.paths()
     new.write_bytes(new.read_bytes()[:-100])
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == 1
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == 1
     raw = bytearray(old.read_bytes())
     raw[len(raw) // 2] ^= 1
     old.write_bytes(raw)
@@ -495,9 +495,9 @@ def test_a_torn_checkpoint_is_passed_over(room: Room) -> None:
 
 def test_another_spec_s_checkpoint_is_refused(room: Room) -> None:
     """The message names both fingerprints and the remedy."""
-    held = take(room.learner.model, 0, 0, 0)
+    checkpoint = take(room.learner.model, 0, 0, 0)
     with pytest.raises(CheckpointError, match="thalweg evolve"):
-        restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), held)
+        restore(small_spec(**{"l1 = 0.1": "l1 = 0.2"}), checkpoint)
 
 
 def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
@@ -715,9 +715,9 @@ def test_a_checkpoint_knows_what_was_used(room: Room, tmp_path: Path) -> None:
     def used() -> HighWater:
         learn_on(room, log)
         room.learner.maybe_checkpoint(now=True)
-        held = room.files.newest()
-        assert held is not None
-        return HighWater(held.meta.version, held.meta.token)
+        checkpoint = room.files.newest()
+        assert checkpoint is not None
+        return HighWater(checkpoint.meta.version, checkpoint.meta.token)
 
     assert used() == HighWater(30, AHEAD)
     publisher = publisher_of(room.learner, store, tmp_path)
@@ -771,9 +771,9 @@ def test_nothing_new_is_read_while_dead_letters_wait(room: Room, tmp_path: Path,
         wait_until(lambda: learner.offset == 110)
     assert [letter.offset for letter in room.dead_letters()] == [*range(100), *range(100, 110, 2)]
     assert slow.sends == slow.failures + 105
-    held = room.files.newest()
-    assert held is not None
-    assert held.meta.offset == 110
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert checkpoint.meta.offset == 110
 
 
 def test_letters_that_were_confirmed_before_the_topic_went_away_arent_sent_again(room: Room) -> None:
@@ -809,9 +809,9 @@ def test_what_was_learned_is_published_while_dead_letters_wait(room: Room, tmp_p
         head = store.head()
         assert head is not None
         assert store.manifest(head.version).offset == {0: len(log) + 1}
-    held = room.files.newest()
-    assert held is not None
-    assert (room.dead_letters(), held.meta.offset <= len(log)) == ([], True)
+    checkpoint = room.files.newest()
+    assert checkpoint is not None
+    assert (room.dead_letters(), checkpoint.meta.offset <= len(log)) == ([], True)
 
 
 def test_a_stop_while_dead_letters_wait_is_a_stop(room: Room, tmp_path: Path, slow: SlowLog) -> None:

@@ -1,6 +1,6 @@
 """Those who take part in a backtest: the learner's model, and peers step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -121,8 +121,10 @@ class ModelEntrant(Entrant):
             steps, self.model.encode_pages([step.words for step in steps if isinstance(step, ShownPage)])
         )
 
-    def play_encoded(self, steps: Sequence[Step], encoded: Sequence[EncodedPage]) -> list[F32]:
-        """As `play`, but predict these items in place of each page's."""
+    def play_encoded(
+        self, steps: Sequence[Step], encoded: Sequence[EncodedPage], see: Callable[[WideKeys], None] = lambda keys: None
+    ) -> list[F32]:
+        """As `play`, but predict these items in place of each page's. `see` gets their keys just before."""
         model, pages = self.model, iter(encoded)
         asked = [step.words for step in steps if isinstance(step, AskedPage)]
         served = iter(model.encode_pages(asked, serving=True))
@@ -134,7 +136,9 @@ class ModelEntrant(Entrant):
         found = []
         for step in steps:
             if isinstance(step, ShownPage):
-                found.append(self.model.predict_encoded(*next(pages)))
+                keys, given = next(pages)
+                see(keys)
+                found.append(self.model.predict_encoded(keys, given))
             elif isinstance(step, AskedPage):
                 found.append(self.model.predict_encoded(*next(served)))
             else:

@@ -6,12 +6,12 @@ shown. Their predictions of its candidates know nothing of its labels, so they a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from producers.source import SourceElement
 from ranker.versions.model import Version
-from stream.features.page_features import Layout
 from stream.runtime.errors import DataError, SettingsError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import Bools
@@ -19,23 +19,30 @@ from thalweg.backtest.backtest import Backtest, Scores
 from thalweg.backtest.contest import ContestConfig, parts_of, play, with_policy
 from thalweg.backtest.entrants import ExampleLog
 from thalweg.backtest.off_policy import REMEDY, Estimate, EstimateOptions, LoggedPages, TargetPages, estimate
-from thalweg.backtest.target_entrants import (
-    CandidateModel,
-    LearningModel,
-    PublishedVersion,
-    TargetColumns,
-    TargetEntrant,
-    known_items,
-)
-from thalweg.backtest.target_policy import greedy_with
+from thalweg.backtest.ruled_candidates import RuledCandidates
+from thalweg.backtest.target_entrants import TargetColumns, TargetEntrant
+from thalweg.backtest.target_models import CandidateModel, LearningModel, PublishedVersion
+from thalweg.backtest.target_spec import Target, epsilon_target, read_target
 
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """Which rankers are asked: published versions, or else the models that a backtest's options name."""
+    """Which rankers are asked: published versions, or else the models that a backtest's options name; each of them as
+    every target.
+    """
 
-    epsilons: Sequence[float] = (0.0,)  # each is a target of its own
+    epsilons: Sequence[float] = ()  # each is a target under the spec's rules; (0.0,) where nothing else is named
+    files: Sequence[Path] = ()  # each is a target, see `read_target`
     versions: Sequence[Version] = ()
+
+    def targets(self, spec: Spec) -> list[Target]:
+        """The targets. Raises SettingsError."""
+        epsilons = self.epsilons or ([] if self.files else [0.0])
+        found = [*(epsilon_target(epsilon, spec) for epsilon in epsilons), *(read_target(p, spec) for p in self.files)]
+        names = [target.name for target in found]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise SettingsError(f"two targets are named {twice[0]!r}: leave one out, or rename its file")
+        return found
 
 
 @dataclass(frozen=True)
@@ -61,31 +68,22 @@ def run_off_policy(
     """
     if not options.clip > 0:
         raise SettingsError(f"--clip takes the greatest weight that counts, above 0; not {options.clip:g}")
-    draws = {f"epsilon={epsilon:g}" if epsilon else "greedy": greedy_with(epsilon) for epsilon in of.epsilons}
-    for version in of.versions:
-        _check_layout(version, spec)
     spec = with_policy(spec, config)
-    models: list[CandidateModel] = [PublishedVersion(version) for version in of.versions]
+    targets = of.targets(spec)
+    models: list[CandidateModel] = [PublishedVersion(version, spec) for version in of.versions]
     models = models or [LearningModel(spec, parts, config.seed) for parts in parts_of(spec, config)]
-    targets = [TargetEntrant(model, [*draws.values()]) for model in models]
-    scores = play(Backtest(spec, [*targets], ExampleLog(), config.pack, known_items), source, config.limit)
-    estimates = {}
-    for target in targets:
-        columns = target.columns()
-        logged, kept = logged_pages(scores, columns, target.model.learned_ms)
-        for name, chances, expected in zip(draws, columns.chances, columns.expected, strict=True):
-            pages = TargetPages(chances[kept], columns.predicted[kept], expected[kept])
-            estimates[f"{target.name} {name}"] = estimate(logged, pages, options)
+    pages = RuledCandidates([target.spec for target in targets])
+    entrant = TargetEntrant(models, targets, pages)
+    backtest = Backtest(spec, [entrant], ExampleLog(), config.pack, pages)
+    scores = play(backtest, pages.watched(source), config.limit)
+    columns, estimates = entrant.columns(), dict[str, Estimate]()
+    for m, model in enumerate(models):
+        logged, kept = logged_pages(scores, columns, model.learned_ms)
+        for d, target in enumerate(targets):
+            chances, expected = columns.chances[m, d], columns.expected[m, d]
+            judged = TargetPages(chances[kept], columns.predicted[m][kept], expected[kept])
+            estimates[f"{model.name} {target.name}"] = estimate(logged, judged, options)
     return OffPolicy(estimates, scores.pages, options)
-
-
-def _check_layout(version: Version, spec: Spec) -> None:
-    """Raises SettingsError when a version reads other columns than the spec says."""
-    if version.plan.layout.hash != Layout(spec).hash:
-        raise SettingsError(
-            f"version {version.number} was made by a spec with other columns or statistics: pass the one that it was "
-            "made by, or a version of this one (`thalweg snapshots ls`)"
-        )
 
 
 def logged_pages(scores: Scores, columns: TargetColumns, learned_ms: int) -> tuple[LoggedPages, Bools]:

@@ -1,133 +1,80 @@
 """Targets of an off-policy estimate in a backtest: rankers that are asked what they would have shown on each page."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from producers.features import FeatureBuilder
-from ranker.versions.model import Version
-from stream.events.types import Impression
-from stream.features.serve_as import as_served
-from stream.history.histories import MEMBERS_MAX
-from stream.spec.spec import Spec
-from stream.spec.values import PartName
 from stream.tables.dtypes import F32, F64, I64, Bools
-from thalweg.backtest.entrants import Entrant, ModelEntrant, ShownPage, Step
-from thalweg.backtest.target_policy import Draw, free_places, page_chances
-
-
-class CandidateModel(Protocol):
-    """A model that predicts the candidates of pages as they would be served."""
-
-    name: str
-
-    def play(self, steps: Sequence[Step]) -> list[F32]:
-        """P(Y=1) of each page's candidates, float32 [n], by what is known before the page; then learn the records."""
-        ...
-
-    @property
-    def learned_ms(self) -> int:
-        """Event time up to which pages are left out, since their labels are in its predictions."""
-        ...
-
-
-class LearningModel(CandidateModel):
-    """The learner's model with some parts of the spec: it learns the log, as in any backtest."""
-
-    def __init__(self, spec: Spec, parts: Sequence[PartName], seed: int) -> None:
-        self.name = ",".join(parts)
-        self._learner = ModelEntrant(spec, parts, seed)
-
-    def play(self, steps: Sequence[Step]) -> list[F32]:
-        """See CandidateModel."""
-        model = self._learner.model
-        served = [as_served(model.layout, page.candidates.words) for page in shown_pages(steps) if page.candidates]
-        return self._learner.play_encoded(steps, model.encode_pages(served, serving=True))
-
-    @property
-    def learned_ms(self) -> int:
-        """None are: it learns a page after it was shown."""
-        return 0
-
-
-class PublishedVersion(CandidateModel):
-    """A published version, by its own statistics: it learns nothing."""
-
-    def __init__(self, version: Version) -> None:
-        self.name = f"version {version.number}"
-        self._version = version
-
-    def play(self, steps: Sequence[Step]) -> list[F32]:
-        """See CandidateModel."""
-        found = []
-        for page in shown_pages(steps):
-            assert page.candidates is not None, "the backtest makes them"
-            words = as_served(self._version.plan.layout, page.candidates.words).copy()  # others read these, too
-            self._version.fill(words, page.page.time_ms)
-            found.append(self._version.probabilities(words))
-        return found
-
-    @property
-    def learned_ms(self) -> int:
-        """Its watermark."""
-        return self._version.manifest.watermark_ms
+from thalweg.backtest.entrants import Entrant, ShownPage, Step
+from thalweg.backtest.ruled_candidates import RuledCandidates, RuledPage
+from thalweg.backtest.target_models import CandidateModel, CandidateScores, shown_pages
+from thalweg.backtest.target_policy import draw_with, page_chances
+from thalweg.backtest.target_spec import Target
 
 
 class TargetColumns(NamedTuple):
-    """P pages of at most K places as logged, and what a target would have done under D draws; 0 where no place is."""
+    """P pages of at most K places as logged, and what D targets would have done by each of M models; 0 where no place
+    is.
+    """
 
     times_ms: I64  # i64[P]
     shown: Bools  # bool[P, K]
     propensities: F64  # f64[P, K], NaN where the log has none
-    predicted: F64  # f64[P, K]
-    chances: F64  # f64[D, P, K]
-    expected: F64  # f64[D, P, K]
+    predicted: F64  # f64[M, P, K]
+    chances: F64  # f64[M, D, P, K]
+    expected: F64  # f64[M, D, P, K]
 
 
 class TargetEntrant(Entrant):
-    """What a model would have shown on each page, under each of these draws."""
+    """What these models would have shown on each page, under each of these targets, whose `pages` these are.
 
-    def __init__(self, model: CandidateModel, draws: Sequence[Draw]) -> None:
-        self.name, self.model = model.name, model
-        self._draws = draws
+    Raises SettingsError when a model doesn't know what a target draws by.
+    """
+
+    def __init__(self, models: Sequence[CandidateModel], targets: Sequence[Target], pages: RuledCandidates) -> None:
+        self.name, self._models, self._targets, self._ruled = "targets", models, targets, pages
+        explorations = [target.spec.explore for target in targets]
+        for model in models:
+            for explore in explorations:
+                model.check(explore)
+        self._priors = sorted({explore.prior for explore in explorations if explore.needs_uncertainty})
         self._times_ms: list[int] = []
-        self._pages: list[F64] = []  # of each f64[2 + 2D, K]: propensities, predicted; by draw chances, expected
+        self._pages: list[F64] = []  # f64[1 + M (1 + 2 D), K]: propensities; by model predicted, by target chances and
+        # expected
 
     def play(self, steps: Sequence[Step]) -> list[F32]:
-        """Ask and learn, in order. Returns the predictions of the items that were shown."""
-        predictions = self.model.play(steps)
-        return [self._judge(page, predicted) for page, predicted in zip(shown_pages(steps), predictions, strict=True)]
+        """Ask and learn, in order. Returns the first model's predictions of the items that were shown."""
+        by_model = [model.play(steps, self._priors) for model in self._models]
+        return [self._judge(page, scores) for page, *scores in zip(shown_pages(steps), *by_model, strict=True)]
 
-    def _judge(self, page: ShownPage, predicted: F32) -> F32:
+    def _judge(self, page: ShownPage, by_model: Sequence[CandidateScores]) -> F32:
         assert page.candidates is not None, "the backtest makes them"
-        _, size, shown = page.candidates
-        scores = predicted.astype(np.float64)
-        rows = [np.array(page.page.propensities or [np.nan] * len(shown)), scores[shown]]
-        for draw in self._draws:
-            rows += page_chances(free_places(scores, size), draw, shown, scores)
+        shown, ruled = page.candidates.shown, self._ruled.take(page.page)
+        rows = [np.array(page.page.propensities or [np.nan] * len(shown))]
+        for scores in by_model:
+            rows.append(scores.predicted[shown].astype(np.float64))
+            for target, under in zip(self._targets, ruled, strict=True):
+                rows += _chances(target, under, scores, shown)
         self._times_ms.append(page.page.time_ms)
         self._pages.append(np.array(rows))
-        return predicted[shown]
+        return by_model[0].predicted[shown]
 
     def columns(self) -> TargetColumns:
         """All pages."""
         sizes = np.array([page.shape[1] for page in self._pages])
         shown = np.arange(sizes.max()) < sizes[:, None]
-        rows = np.zeros((2 + 2 * len(self._draws), *shown.shape))
+        rows = np.zeros((len(self._pages[0]), *shown.shape))
         rows[:, shown] = np.concatenate(self._pages, 1)
-        return TargetColumns(np.array(self._times_ms), shown, rows[0], rows[1], rows[2::2], rows[3::2])
+        of_models = rows[1:].reshape(len(self._models), -1, *shown.shape)
+        return TargetColumns(
+            np.array(self._times_ms), shown, rows[0], of_models[:, 0], of_models[:, 1::2], of_models[:, 2::2]
+        )
 
 
-def shown_pages(steps: Sequence[Step]) -> list[ShownPage]:
-    """The pages among the steps of a backtest that has candidates."""
-    return [step for step in steps if isinstance(step, ShownPage)]
-
-
-def known_items(features: FeatureBuilder, page: Impression) -> list[str]:
-    """All items that were described or shown before the page; where the spec has a history, without the user's."""
-    names = features.catalogue.row
-    if not features.layout.history:
-        return [*names]
-    installed = {*features.histories.newest(page.user, MEMBERS_MAX)}
-    return [name for name in names if name not in installed]
+def _chances(target: Target, page: RuledPage, scores: CandidateScores, shown: Sequence[int]) -> tuple[F64, F64]:
+    """See `page_chances`."""
+    uncertain = {prior: u * page.free for prior, u in scores.uncertain.items()}
+    predicted = scores.predicted.astype(np.float64)
+    draw = draw_with(target.spec.explore, uncertain)
+    return page_chances(page.places(predicted, len(shown)), draw, shown, predicted)

@@ -132,7 +132,13 @@ def backtest(  # typer needs a parameter for each option, however many they are
     ] = None,
     epsilon: Annotated[
         list[float] | None,
-        typer.Option(help="--off-policy: show any item with this probability; repeat to compare. Default: 0."),
+        typer.Option(
+            help="--off-policy: show any item with this probability; repeat to compare. Default: 0, or --target alone."
+        ),
+    ] = None,
+    target: Annotated[
+        list[Path] | None,
+        typer.Option(help="--off-policy: fill pages by this TOML file's [rules] and [explore]; repeat to compare."),
     ] = None,
     clip: Annotated[
         float | None, typer.Option(help="--off-policy: greatest weight.", show_default="weights aren't clipped")
@@ -154,7 +160,10 @@ def backtest(  # typer needs a parameter for each option, however many they are
     Figures of ranking (AUC, NDCG@10, HR@10) are means over pages, and over user sessions, that have both labels;
     docs/figures.md says when they mislead. Intervals are 95 %, by bootstrap over users.
     """
-    of_off_policy = {"--version": version, "--epsilon": epsilon, "--clip": clip is not None, "--weighting": weighting}
+    of_off_policy = {
+        "--version": version, "--epsilon": epsilon, "--target": target, "--clip": clip is not None,
+        "--weighting": weighting,
+    }  # fmt: skip
     of_contest = {"--peer": peer, "--peer-rate": peer_rate, "--every": every > 1, "--plot": plot, "--dump-vw": dump_vw}
     refuse_misplaced(of_contest if off_policy else of_off_policy, "--off-policy", is_given=off_policy)
     from thalweg.backtest.contest import ContestConfig, run_contest, vw_command
@@ -172,7 +181,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
         from thalweg.backtest.off_policy_run import TargetConfig, run_off_policy
 
         options = EstimateOptions(math.inf if clip is None else clip, weighting or "cascade", seed=seed)
-        targets = TargetConfig(epsilon or [0.0], load_versions(version or (), read.name))
+        targets = TargetConfig(epsilon or (), target or (), load_versions(version or (), read.name))
         found = run_off_policy(read, events, config, targets, options)
         print_table(off_policy_table(found))
         write_json(json_file, off_policy_figures(found))

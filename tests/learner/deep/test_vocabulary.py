@@ -193,8 +193,8 @@ def test_however_many_ids_an_example_brings_they_are_bounded(min_count: int, ste
     assert_same(learned(spec, log, again, 121), model)
 
 
-def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
-    """While nothing is published rows come and go; only those that were published are told as gone."""
+def test_ids_that_were_never_published_leave_nothing_behind() -> None:
+    """While nothing is published rows come and go; only those that were published are reported as gone."""
     vocabulary = Vocabulary(2, 1, 1_000)
     vocabulary.count(ids(1, 2, 3))
     assert vocabulary.take_changed().tolist() == [1, 2, 3]
@@ -204,12 +204,12 @@ def test_ids_that_nobody_was_told_of_leave_nothing_behind() -> None:
             vocabulary.evict(at)
     assert vocabulary.evicted > 18_000
     assert np.concatenate(vocabulary.tombstones).tolist() == [1, 2, 3]
-    held = Vocabulary(2, 1, 1_000, expire_ms=1)
+    restored = Vocabulary(2, 1, 1_000, expire_ms=1)
     rows, embeddings = vocabulary.table.rows(), vocabulary.embeddings
-    held.restore(rows, values_of(rows, embeddings), embeddings[0], vocabulary.free_rows())
-    published = held.keys[held.live()]
-    held.evict(10**9)
-    assert held.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
+    restored.restore(rows, values_of(rows, embeddings), embeddings[0], vocabulary.free_rows())
+    published = restored.keys[restored.live()]
+    restored.evict(10**9)
+    assert restored.take_changed().tolist() == np.sort(published[published != 0]).tolist(), "it may have been published"
 
 
 def test_unique_rows_are_those_of_a_sort() -> None:

@@ -45,7 +45,7 @@ def test_what_was_let_go_stays_away(tmp_path: Path) -> None:
 
 
 def test_a_garbled_copy_is_forgotten(tmp_path: Path) -> None:
-    """A copy that can't be read is told and dropped; the learner goes on."""
+    """A copy that can't be read is reported and dropped; the learner goes on."""
     store = MemoryStore("m")
     publish(store, 1, 0, store.take_token())
     store.pin(1)

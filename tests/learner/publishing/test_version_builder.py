@@ -21,7 +21,7 @@ from tests.support.learner_world import records, small_spec
 
 
 def test_every_version_is_what_the_learner_held() -> None:
-    """Base, merged and small deltas laid together give the learner's state, over merges and folds."""
+    """Base, merged and small deltas together give the learner's state, over merges and folds."""
     spec = small_spec()
     log = records(spec, 3 * (DELTAS_MAX + 20) * 2, per_record=3)
     model, store = Model(spec), MemoryStore("small")
@@ -62,15 +62,15 @@ def test_a_manifest_says_which_version_its_deep_part_is_of() -> None:
     """The version in which the deep part was cut last; a full base brings it again. 0 where there is none."""
     spec = small_spec()
     model = Model(spec)
-    builder, told = VersionBuilder(model), list[int]()
+    builder, versions = VersionBuilder(model), list[int]()
     for offset, record in enumerate(records(spec, 30)):
         model.learn(record, offset)
         if offset == 7:
             builder.reset()
         cut = builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=offset % 4 == 2)
         assert cut.blobs
-        told.append(cut.manifest.deep_version)
-    assert told == [1, 1, 3, 3, 3, 3, 7, 8, 8, 8]
+        versions.append(cut.manifest.deep_version)
+    assert versions == [1, 1, 3, 3, 3, 3, 7, 8, 8, 8]
     wide = Model(small_spec(**{'name = "small"': 'name = "small"\nparts = ["wide"]'}))
     wide.learn(records(wide.spec, 1)[0], 0)
     cut = VersionBuilder(wide).build(1, 0, 1, 1, 0, {}, deep=True)
@@ -84,12 +84,12 @@ def test_installs_are_named_in_the_version_that_learned_them() -> None:
     log = records(spec, 30)
     model = Model(spec)
     builder = VersionBuilder(model)
-    told: list[int] = []
+    ingest_ms: list[int] = []
     for offset, record in enumerate(log):
         model.learn(record, offset)
-        told += builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
+        ingest_ms += builder.build(offset + 1, offset, 1, offset + 1, 0, {}, deep=False).manifest.ingest_ms
     positives = [i for r in log for e in r for i, label in zip(e.ingest_ms, e.labels, strict=True) if label]
-    assert sorted(told) == sorted(positives)
+    assert sorted(ingest_ms) == sorted(positives)
 
 
 def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_while_nothing_is_published_installs_are_a_bounded_sample(monkeypatch: p
             ingests |= {i: ms for i, ms, label in zip(e.ids, e.ingest_ms, e.labels, strict=True) if label}
         assert len(model.installs) <= 10
     assert len(ingests) > 50
-    told = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
-    assert told == [ingests[i] for i in sorted(ingests)[:5]]
+    ingest_ms = VersionBuilder(model).build(1, 0, 1, 1, 0, {}, deep=False).manifest.ingest_ms
+    assert ingest_ms == [ingests[i] for i in sorted(ingests)[:5]]
 
 
 def test_golden_rows_are_of_the_version_that_goes_out() -> None:

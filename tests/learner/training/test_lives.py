@@ -88,11 +88,11 @@ def reference(stream: list[tuple[list[int], int, float]], lives_s: list[int]) ->
             life = lives_s[(key & 255) - 1]
             if key in state and life and now_s - state[key][2] > life:
                 del state[key]
-        held = {key: state.get(key, (0.0, 0.0, 0))[:2] for key in keys}
-        weights = {key: -z / (1.0 + np.sqrt(n)) * 0.5 for key, (z, n) in held.items()}
+        known = {key: state.get(key, (0.0, 0.0, 0))[:2] for key in keys}
+        weights = {key: -z / (1.0 + np.sqrt(n)) * 0.5 for key, (z, n) in known.items()}
         logits.append(sum(weights.values()))
         g = 1 / (1 + np.exp(-logits[-1])) - label
-        for key, (z, n) in held.items():
+        for key, (z, n) in known.items():
             sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / 0.5
             state[key] = z + g - sigma * weights[key], n + g * g, now_s
     return logits

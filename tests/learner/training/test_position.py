@@ -1,4 +1,4 @@
-"""Position as a feature that is held still when ranking: what was shown on top isn't taken for what is good."""
+"""Position as a feature that is held constant when ranking: what was shown on top isn't taken for what is good."""
 
 import numpy as np
 import pytest

@@ -418,9 +418,9 @@ def test_a_slice_that_a_checkpoint_doesnt_know_starts_anew(tmp_path: Path) -> No
         model.learn(record, offset)
     files = CheckpointFiles(tmp_path)
     files.write(take(model, 10, 0, 0))
-    held = files.newest()
-    assert held is not None
-    progress = restore(after, held).progress
+    checkpoint = files.newest()
+    assert checkpoint is not None
+    progress = restore(after, checkpoint).progress
     assert progress.lifetime() == model.progress.lifetime()
     assert progress.lifetime("item.tags=t1") == model.progress.lifetime("item.tags=t1")
     assert progress.window("item.tags=t1").examples > 0

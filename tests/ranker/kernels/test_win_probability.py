@@ -13,6 +13,8 @@ from ranker.kernels.win_probability import (
     draw_normals,
     greatest_bound,
     log_odds,
+    win_chances,
+    win_probabilities,
     win_probability,
 )
 from stream.tables.dtypes import F64
@@ -67,3 +69,40 @@ def test_only_what_may_be_shown_is_drawn() -> None:
     assert index == 2
     assert probability == pytest.approx(0.5, rel=1e-3)
     assert greatest_bound(keys, deviations) == 0
+
+
+@given(CANDIDATES)
+def test_all_chances_by_one_quadrature(candidates: list[tuple[float, float]]) -> None:
+    """One quadrature for all draws gives each what its own gives, within .1 % of it, and they sum to 1."""
+    means, sigmas = split(candidates)
+    found = win_probabilities(means, sigmas, NORMAL)
+    own = [win_probability(means, sigmas, i, NORMAL) for i in range(len(means))]
+    np.testing.assert_allclose(found, own, rtol=1e-3, atol=1e-9)
+    assert found.sum() == pytest.approx(1, abs=1e-3)
+
+
+@given(CANDIDATES, st.integers(0, 2**32))
+def test_the_chance_of_what_was_drawn_is_its_propensity(candidates: list[tuple[float, float]], seed: int) -> None:
+    """To the bit, whichever candidates may not be shown; these have none."""
+    random = np.random.default_rng(seed)
+    keys, deviations = 1 / (1 + np.exp(-split(candidates)[0])), split(candidates)[1]
+    keys[random.random(len(keys)) < 0.3] = -np.inf
+    if not (keys > -np.inf).any():
+        assert not win_chances(keys, deviations, 0, NORMAL).any()
+        return
+    index, propensity = draw_normals(keys, deviations, random.standard_normal(len(keys)), NORMAL)
+    found = win_chances(keys, deviations, index, NORMAL)
+    assert found[index] == propensity
+    assert not found[keys == -np.inf].any()
+
+
+def test_chances_are_frequencies_of_draws() -> None:
+    """Of 200,000 draws each candidate wins its share, within five standard errors; also those that seldom do."""
+    keys, deviations = np.array([0.05, 0.04, -np.inf, 0.06, 0.02]), np.array([0.3, 0.5, 0.2, 0.4, 0.9])
+    random, draws = np.random.default_rng(0), 200_000
+    log_odds_of = np.log(keys[[0, 1, 3, 4]] / (1 - keys[[0, 1, 3, 4]]))
+    drawn = log_odds_of + deviations[[0, 1, 3, 4]] * random.standard_normal((draws, 4))
+    shares = np.bincount(drawn.argmax(1), minlength=4) / draws
+    found = win_chances(keys, deviations, -1, NORMAL)[[0, 1, 3, 4]]
+    assert (np.abs(shares - found) < 5 * np.sqrt(found * (1 - found) / draws)).all()
+    assert 0.05 < found.min() < found.max() < 0.6

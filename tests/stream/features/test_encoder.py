@@ -88,7 +88,7 @@ def test_wide_keys_are_every_combination_of_every_cross(made: tuple[list[bytes],
 
 @given(batches(), st.booleans())
 def test_deep_input_is_the_page_s_lists_and_numbers(made: tuple[list[bytes], Batch], serving: bool) -> None:
-    """In the spec's order, missing ones NaN; a position counts from 1, and is held still when serving."""
+    """In the spec's order, missing ones NaN; a position counts from 1, and is constant when serving."""
     raws, batch = made
     got = ENCODER.deep_input(batch, serving=serving)
     assert (ENCODER.deep_lists, ENCODER.deep_numbers) == (LISTS, NUMBERS)

@@ -17,12 +17,13 @@ from ranker.versions.model import Version
 from stream.events.types import Impression, Install, Item, User
 from stream.features.page_features import statistics_of
 from stream.runtime.errors import DataError, SettingsError
+from stream.spec.rules import Installed
 from tests.support.backtest_world import START_MS, TEXT, camps_spec, write_lines
 from tests.support.learned_models import served_versions
 from thalweg.backtest.contest import ContestConfig
 from thalweg.backtest.off_policy import EstimateOptions
 from thalweg.backtest.off_policy_run import OffPolicy, TargetConfig, run_off_policy
-from thalweg.backtest.target_entrants import known_items
+from thalweg.backtest.ruled_candidates import RuledCandidates
 from thalweg.cli.main import app
 
 ITEMS = 6
@@ -54,7 +55,7 @@ def drawn_world(pages: int, seed: int = 1, favour: float = 0.0) -> list[WorldEve
 
 def judged(events: list[WorldEvent], *epsilons: float, versions: Sequence[Version] = ()) -> OffPolicy:
     """Estimates for the wide part alone."""
-    targets = TargetConfig(epsilons, versions)
+    targets = TargetConfig(epsilons, (), versions)
     return run_off_policy(SPEC, events, ContestConfig(["wide"]), targets, EstimateOptions(resamples=200))
 
 
@@ -165,7 +166,7 @@ def test_options_out_of_range_are_refused(epsilon: float, clip: float, says: str
 
 def test_candidates_are_what_was_known_before_the_page() -> None:
     """Items described or shown earlier, in that order; a page's own new item isn't one, but is predicted, too."""
-    builder = FeatureBuilder(SPEC, 1, known_items)
+    builder = FeatureBuilder(SPEC, 1, RuledCandidates([SPEC]))
     for i in range(2):
         builder.process(Item(f"i{i}", {"tags": "cold"}))
     first = builder.process(Impression("p0", START_MS, "u0", ["new", "i1"])).candidates
@@ -178,7 +179,7 @@ def test_candidates_are_what_was_known_before_the_page() -> None:
 
 def test_candidates_have_the_statistics_of_the_page_s_time() -> None:
     """The shown items' features among the candidates are those of the page itself."""
-    builder, compared = FeatureBuilder(SPEC, 1, known_items), 0
+    builder, compared = FeatureBuilder(SPEC, 1, RuledCandidates([SPEC])), 0
     for event in WORLD[:300]:
         joined = builder.process(event)
         if isinstance(joined.event, Impression) and joined.candidates:
@@ -191,14 +192,27 @@ def test_candidates_have_the_statistics_of_the_page_s_time() -> None:
 
 
 def test_who_has_an_item_is_not_shown_it_again() -> None:
-    """Where the spec has a history, a user's items are no candidates."""
-    builder = FeatureBuilder(camps_spec(), 1, known_items)
-    for i in range(3):
-        builder.process(Item(f"i{i}"))
-    builder.process(Install("u0", "i1", START_MS, "a"))
-    page = builder.process(Impression("p", START_MS + 1, "u0", ["i2"])).candidates
-    assert page is not None
-    assert (page.size, page.shown) == (2, [1])
+    """Where the spec has a history, targets don't show a user's items, nor under a rule `installed` where it has none;
+    unless that rule is of none.
+    """
+    again, all_ = ({"owned": Installed(of=of)} for of in ("none", "all"))
+    plain, with_history = SPEC, camps_spec()
+    specs = [plain, with_history] + [
+        msgspec.structs.replace(spec, rules=rules) for spec in (plain, with_history) for rules in (again, all_)
+    ]
+    found = []
+    for spec in specs:
+        candidates = RuledCandidates([spec])
+        builder = FeatureBuilder(spec, 1, candidates)
+        for i in range(3):
+            builder.process(Item(f"i{i}"))
+        builder.process(Install("u0", "i1", START_MS, "a"))
+        page = Impression("p", START_MS + 1, "u0", ["i2"])
+        builder.process(page)
+        (ruled,) = candidates.take(page)
+        found.append([name for name, free in zip(ruled.items.names, ruled.free, strict=True) if free])
+    everything, rest = ["i0", "i1", "i2"], ["i0", "i2"]
+    assert found == [everything, rest, everything, rest, everything, rest]
 
 
 def test_the_command_prints_and_writes_it(tmp_path: Path) -> None:
