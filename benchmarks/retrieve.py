@@ -2,8 +2,9 @@
 
 Progressive: each install is looked for among candidates from what came in strictly earlier seconds, without what the
 user installed by then (what they were shown stays); then it is learned. Our candidates are those of a version, which
-is published every hundred installs (`retrieve_service.py`); peers are refitted every 10,000 ratings
-(`retrieve_peers.py`), and know popularity as of now. An install of an item that the user has already counts as missed.
+is published every hundred installs, and oftener while there are few (`thalweg/backtest/local_retrieval.py`); peers are
+refitted every 10,000 ratings (`retrieve_peers.py`), and know popularity as of now. An install of an item that
+the user has already counts as missed.
 
 `alone`: the source's own hundred, not filled up. `adds`: recall with all sources less recall without this one, its
 quota left to the others. Both on every fifth install.
@@ -13,19 +14,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from rich.progress import track
 from rich.table import Table
 
 from benchmarks.retrieve_peers import PEERS, RefittedPeers
-from benchmarks.retrieve_service import Rating, RetrievalService, ratings_of
 from producers.movielens import fetch_movielens, read_movielens
-from stream.events.types import Item
+from producers.source import WorldEvent
+from stream.events.types import Impression, Install, Item
 from stream.runtime.settings import Settings
 from stream.spec.retrieval import SOURCES, Retrieval
 from stream.spec.spec_file import load_spec
+from thalweg.backtest.local_retrieval import LocalRetrieval
 
 COUNT: Final = 100
 REFIT: Final = 10_000  # ratings
@@ -40,6 +42,25 @@ TITLES: Final = {
     "ease": "EASE",
     "recent_ease": "EASE, recent items first",
 }
+
+
+class Rating(NamedTuple):
+    """What a user was shown, when (s), and whether they installed it."""
+
+    user: str
+    item: str
+    time_s: int
+    is_install: bool
+
+
+def ratings_of(events: Sequence[WorldEvent]) -> list[Rating]:
+    """Pages of one item, in order; a page's install counts at the page's second."""
+    installed = {event.request_id for event in events if isinstance(event, Install)}
+    return [
+        Rating(event.user, event.items[0], event.time_ms // 1_000, event.request_id in installed)
+        for event in events
+        if isinstance(event, Impression)
+    ]
 
 
 def only(source: str) -> Retrieval:
@@ -74,17 +95,19 @@ class Recall:
 def measured(items: Sequence[Item], ratings: Sequence[Rating], every: int) -> Recall:
     """Recall of everyone, of every `every`-th install."""
     spec, recall = load_spec(Path("specs/movielens.toml")), Recall()
-    service, peers = RetrievalService(spec, items, KEPT), RefittedPeers(len(items))
+    retrieval, peers = LocalRetrieval(spec, KEPT), RefittedPeers(len(items))
+    for item in items:
+        retrieval.describe(item)
     numbers = {item.item: n for n, item in enumerate(items)}
     histories: dict[str, list[str]] = defaultdict(list)
     seen = installs = 0
     seconds = [list(same) for _, same in groupby(ratings, key=lambda rating: rating.time_s)]
     for second in track(seconds, "MovieLens"):
-        service.publish(second[0].time_s)
+        retrieval.publish(1_000 * second[0].time_s)
         for rating in second:
             installs += rating.is_install
             if rating.is_install and installs % every == 0:
-                look_for(rating, histories[rating.user], service, recall, is_sampled=installs // every % SAMPLE == 0)
+                look_for(rating, histories[rating.user], retrieval, recall, is_sampled=installs // every % SAMPLE == 0)
                 own = [numbers[item] for item in histories[rating.user]]
                 for peer, rank in peers.ranks(own, numbers[rating.item]).items():
                     recall.add(peer, rank < COUNT and rating.item not in histories[rating.user])
@@ -92,28 +115,38 @@ def measured(items: Sequence[Item], ratings: Sequence[Rating], every: int) -> Re
             if rating.is_install:
                 histories[rating.user].append(rating.item)
                 peers.installs[numbers[rating.item]] += 1
-        service.learn(second)
+        learn(second, retrieval)
         if (seen + len(second)) // REFIT > seen // REFIT:
             peers.refit([[numbers[item] for item in history] for history in histories.values()])
         seen += len(second)
     return recall
 
 
+def learn(ratings: Sequence[Rating], retrieval: LocalRetrieval) -> None:
+    """Learn what was shown and installed."""
+    retrieval.show([rating.item for rating in ratings])
+    for rating in ratings:
+        if rating.is_install:
+            retrieval.install(Install(rating.user, rating.item, 1_000 * rating.time_s, ""))
+
+
 def look_for(
-    rating: Rating, history: list[str], service: RetrievalService, recall: Recall, *, is_sampled: bool
+    rating: Rating, history: list[str], retrieval: LocalRetrieval, recall: Recall, *, is_sampled: bool
 ) -> None:
     """Count whether the installed item is among our candidates; of a sampled install, by source."""
-    recall.add("ours", rating.item in service.candidates(history, ALL).names)
+    recall.add("ours", rating.item in retrieval.candidates(history, settings=ALL).names)
     if not is_sampled:
         return
-    recall.add("ours, sampled", rating.item in service.candidates(history, ALL).names)
+    recall.add("ours, sampled", rating.item in retrieval.candidates(history, settings=ALL).names)
     for source in SOURCES:
-        found = service.candidates(history, only(source))
+        found = retrieval.candidates(history, settings=only(source))
         own = {name for name, by in zip(found.names, found.sources, strict=True) if by == source}
         recall.add(f"{source}, alone", rating.item in own)
         recall.add(f"{source}, filled up", rating.item in found.names)
     for left_out in used():
-        recall.add(f"without {left_out}", rating.item in service.candidates(history, without(left_out)).names)
+        recall.add(
+            f"without {left_out}", rating.item in retrieval.candidates(history, settings=without(left_out)).names
+        )
 
 
 def used() -> Iterator[str]:

@@ -23,7 +23,7 @@ from learner.retrieval.item_rows import (
     slot_for,
 )
 from learner.retrieval.item_vectors import RECENT, RecentInstalls, note_install, train
-from stream.events.types import CORRECTIONS, Organic
+from stream.events.types import CORRECTIONS, Install, Organic
 from stream.features.cross_products import compile_crosses
 from stream.features.encoder import Batch
 from stream.features.item_similarity import HEAD, Outcomes, examples_of, memory_rules
@@ -83,13 +83,14 @@ class ItemRetrieval:
             which = (signs != 0.0) & (users != 0)
             self.learn_installs(Installs(users[which], items[which], signs[which], outcomes.times[which]))
 
-    def learn_organic(self, installs: Sequence[Organic]) -> None:
-        """Learn organic installs, in order; the caller has dropped duplicates."""
+    def learn_named(self, installs: Sequence[Organic | Install]) -> None:
+        """Learn installs that aren't on pages, and retractions, in order; the caller has dropped duplicates."""
         user_seed, item_seed = self._seeds
         users = memories_of(np.array([id_of(user_seed, one.user) for one in installs], np.uint64), self._rule)
         items = np.array([id_of(item_seed, one.item) for one in installs], np.uint64)
         times = np.array([one.time_ms for one in installs], np.float64)
-        self.learn_installs(Installs(users, items, np.ones(len(items)), times))
+        signs = np.array([-1.0 if isinstance(one, Install) and one.retracted else 1.0 for one in installs])
+        self.learn_installs(Installs(users, items, signs, times))
 
     def erase(self, user: np.uint64) -> int:
         """Erase the memory of the user with this id; returns how many there were. What it taught items stays."""

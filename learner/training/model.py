@@ -201,4 +201,4 @@ class Model(ModelState):
         self.organic += len(new)
         self.statistics.learn_organic(new)
         if self.retrieval and new:
-            self.retrieval.learn_organic(new)
+            self.retrieval.learn_named(new)

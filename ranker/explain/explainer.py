@@ -140,6 +140,7 @@ class Explainer:
             source=reply.sources[at] if rank and reply.sources else "",
             source_rank=reply.source_ranks[at] if rank and reply.source_ranks else 0,
             propensity=reply.propensities[at] if rank and reply.propensities else None,
+            retrieval=reply.retrieval_terms[at] if rank and reply.retrieval_terms else 0.0,
         )  # fmt: skip
 
     def _names(self, version: Version, request: RankRequest, items: Sequence[str]) -> ValueNames:

@@ -14,6 +14,7 @@ from ranker import metrics
 from ranker.explore.exploration import draw_of
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.page_candidates import under_rules
+from ranker.ranking.retrieval_terms import retrieval_terms, with_terms
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import Chosen, Draw, choose
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
@@ -76,12 +77,13 @@ def rank_with(
     deadline_s: float | None = None,
     chooser: Chooser = best,
     explorer: Explorer = unexplored,
+    terms: F64 | None = None,
 ) -> Ranked:
     """Rank a page (`build_page`) by one version as of `time_ms`; `features` include the statistics used for it.
 
     `chooser` takes indices of the candidates that were scored [n], their probabilities [n], k, and how places are drawn
-    by `explorer`, which takes the page as it is served and those indices. Ties keep the page's order. Raises BadEvent
-    when a score isn't finite.
+    by `explorer`, which takes the page as it is served and those indices. Ties keep the page's order. `terms` [items]:
+    see `retrieval_terms`; they move the probabilities that `chooser` takes. Raises BadEvent when a score isn't finite.
     """
     layout = version.plan.layout
     served = as_served(layout, words)
@@ -91,7 +93,10 @@ def rank_with(
             f"version {version.number} gives a score that isn't finite: a number in the request is too large"
         )
     candidates = np.flatnonzero(scored)
-    found = chooser(candidates, scores[candidates].astype(np.float64), k, explorer(version, served, candidates))
+    keys: F64 = scores[candidates].astype(np.float64)
+    if terms is not None:
+        keys = with_terms(keys, terms[candidates])
+    found = chooser(candidates, keys, k, explorer(version, served, candidates))
     chosen = candidates[found.order]
     page = as_logged(layout, select(layout, served, chosen), words)
     return Ranked(chosen.tolist(), scores[chosen].tolist(), page.tobytes(), len(candidates), found.propensities,
@@ -126,6 +131,7 @@ def fitting(request: RankRequest, reply: RankReply, layout: Layout) -> RankReply
     return msgspec.structs.replace(
         reply, items=cut.items, scores=cut.scores, features=cut.features, notes=[*reply.notes, FEATURES_CUT],
         sources=reply.sources[:n], source_ranks=reply.source_ranks[:n], propensities=reply.propensities[:n],
+        retrieval_terms=reply.retrieval_terms[:n],
     )  # fmt: skip
 
 
@@ -207,7 +213,8 @@ class Ranker:
         words = build_page(version.plan.layout, user, catalogue, rows, time_ms, unknown)
         chooser = _chooser(rules, names, rows) if rules.orders else best
         explorer = partial(draw_of, request.request_id)
-        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s, chooser, explorer)
+        terms = retrieval_terms(candidates.sources, version.plan.spec.retrieval.rank_weight)
+        ranked = rank_with(version, words, time_ms, request.k, self._scorer, deadline_s, chooser, explorer, terms)
         if version.plan.spec.explore.kind != "none":
             metrics.POSITIONS.inc(len(ranked.order))
             metrics.EXPLORED.inc(ranked.explored)
@@ -220,7 +227,8 @@ class Ranker:
             staleness_ms=version.staleness_ms(self._now_ms()), live_since_ms=served.since_ms, scored=ranked.scored,
             notes=notes, features=ranked.features, time_ms=time_ms, propensities=ranked.propensities,
             retrieval_version=version.retrieval_version if "neighbours" in candidates.sources else 0,
-            removed=rules.removed, **_found(candidates, ranked.order),
+            removed=rules.removed, retrieval_terms=[] if terms is None else terms[ranked.order].tolist(),
+            **_found(candidates, ranked.order),
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 

@@ -31,7 +31,8 @@ class ItemExplanation(msgspec.Struct, frozen=True):
     `deep_terms`: the largest, of `wide_fired` weights that aren't 0 and `deep_columns` columns. `source`: what
     retrieved it, at `source_rank` there; empty and 0 where the request named it. `propensity`: with what probability it
     is shown at its rank; null where nothing is drawn. `removed_by`: rules that keep an item off that is no candidate.
-    `boosts`: what rules that boost or bury the item add to the logit that it's ordered by; `logit` is without.
+    It's ordered by `logit` + `retrieval`, what its rank among the candidates that were retrieved adds, + `boosts`, what
+    rules that boost or bury it add.
     """
 
     item: str
@@ -52,6 +53,7 @@ class ItemExplanation(msgspec.Struct, frozen=True):
     propensity: float | None = None
     removed_by: list[str] = []
     boosts: dict[str, float] = {}
+    retrieval: float = 0.0
 
 
 class Explanation(msgspec.Struct, frozen=True):

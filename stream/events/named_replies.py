@@ -31,6 +31,7 @@ class RankAnswer(msgspec.Struct, frozen=True):
     propensities: list[float] = []
     removed: dict[str, int] = {}
     retrieval_version: int = 0
+    retrieval_terms: list[float] = []
 
 
 def answer_of(reply: RankReply) -> RankAnswer:

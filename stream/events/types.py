@@ -123,6 +123,7 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     `sources` and `source_ranks`: by item, what retrieved it and its rank there, from 1; empty for the request's own
     candidates. `propensities`: by item, with what probability it was shown where it was; empty without exploration.
     `removed`: by rule, how many candidates it took away. `retrieval_version`: whose vectors retrieved; 0: nobody's.
+    `retrieval_terms`: by item, what its rank in retrieval adds to the logit that it's ordered by; empty: nothing.
     `error` is empty, or the reason why there is no answer, and `kind` then one of KINDS (empty from an older ranker).
     """
 
@@ -145,6 +146,7 @@ class RankReply(msgspec.Struct, array_like=True, tag=6, gc=False, frozen=True):
     propensities: list[float] = []
     removed: dict[str, int] = {}
     retrieval_version: int = 0
+    retrieval_terms: list[float] = []
 
 
 Value = str | float | list[str]

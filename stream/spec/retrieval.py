@@ -11,6 +11,7 @@ Candidates = Annotated[int, Meta(ge=1, le=1000)]
 Quota = Annotated[int, Meta(ge=0, le=1000)]
 ListLength = Annotated[int, Meta(ge=2, le=1000, multiple_of=2)]
 VectorDim = Annotated[int, Meta(ge=2, le=512, multiple_of=2)]
+RankWeight = Annotated[float, Meta(ge=0, le=4)]
 
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 
@@ -39,6 +40,9 @@ class Retrieval(Part, frozen=True):
     impressions, others in each request. `popular`: most installs, which halve with each `popular_half_life` of event
     time (by default as the statistic of installs says). An item counts for the first of the sources, in this order,
     that finds it.
+
+    `rank_weight`: how much the order in which items are retrieved counts in the page's: rank r of n candidates adds
+    `rank_weight` · ln((5 + n) / (5 + r)) to the logit that it's ordered by; its score stays.
     """
 
     count: Candidates = 100
@@ -52,6 +56,7 @@ class Retrieval(Part, frozen=True):
     trending_half_life: Duration = "1d"
     new_below: Count = 100
     popular_half_life: Duration | None = None
+    rank_weight: RankWeight = 0.0
     kept: Kept = Kept()
 
     def quotas(self) -> dict[Source, int]:

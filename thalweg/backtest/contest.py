@@ -113,7 +113,7 @@ def run_contest(spec: Spec, source: Iterable[SourceElement], config: ContestConf
     asked = None
     if sessions:
         _, options = peer_options(config.rates)
-        asked = NextInstalls([one.name for one in ours], sessions, options, config.asked_every)
+        asked = NextInstalls(spec, [one.name for one in ours], sessions, options, config.asked_every)
     return play(Backtest(spec, ours, ExampleLog(), config.pack, next_installs=asked), source, config.limit)
 
 

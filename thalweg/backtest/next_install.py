@@ -3,8 +3,8 @@
 A user is asked about just before the second (of event time) in which they install: what is known is what the log says
 of earlier seconds. Items that the user has are left out, those that were only shown aren't. Lists that are ranked:
 
-* `catalogue`: all items, by the session peers. The entrants rank what retrieval finds, as the system would;
-* `retrieved`: the same CANDIDATES for all, those that retrieval finds;
+* `catalogue`: all items, by the session peers. The entrants rank what the spec's retrieval finds, as the system would;
+* `retrieved`: the same candidates for all, those that retrieval finds;
 * `on_page`: the items of the page that the user saw; or, where pages have one item, `in_session`: those of the
   user's pages with pauses of at most half an hour. Each item has its score as of its page; a session peer's is the
   item's rank in the catalogue then. Installed items are ranked among those that weren't installed.
@@ -19,14 +19,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from producers.source import SourceElement, WorldEvent
+from ranker.ranking.retrieval_terms import rank_terms, with_terms
 from stream.events.types import Impression, Install, Item, Tick
+from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, Bools
 from thalweg.backtest.judgement import AS_SHOWN, JudgedRows
+from thalweg.backtest.local_retrieval import LocalRetrieval
 from thalweg.backtest.ranks import MISSED, Ranks
 from thalweg.backtest.session_peers import SessionOptions, session_peers
 from thalweg.backtest.user_sessions import UserSessions
 
-CANDIDATES: Final = 100  # that are retrieved
 CANDIDATE_PAGE: Final = ""  # request id of a page of candidates, which no page of a log has
 RETRIEVAL: Final = "retrieval"  # the order in which items are retrieved
 CATALOGUE, RETRIEVED, ON_PAGE, IN_SESSION = "catalogue", "retrieved", "on_page", "in_session"  # lists
@@ -61,9 +63,12 @@ class NextInstalls:
     `answer` takes their predictions in the same order.
     """
 
-    def __init__(self, entrants: Sequence[str], peers: Sequence[str], options: SessionOptions, every: int = 1) -> None:
+    def __init__(
+        self, spec: Spec, entrants: Sequence[str], peers: Sequence[str], options: SessionOptions, every: int = 1
+    ) -> None:
         self.seconds = 0.0  # that the session peers took
         self._every = every
+        self._retrieval, self._rank_weight = LocalRetrieval(spec), spec.retrieval.rank_weight
         self._sessions = UserSessions()
         self._peers = session_peers(peers, self._sessions, options)
         self._entrants = list(entrants)
@@ -99,12 +104,15 @@ class NextInstalls:
         """The next event of the log."""
         if isinstance(event, Item):
             self._sessions.item(event.item)
+            self._retrieval.describe(event)
         elif isinstance(event, Install):
-            self._sessions.update(event)
+            if self._sessions.update(event):
+                self._retrieval.install(event)
         elif isinstance(event, Impression):
             begun = time.perf_counter()
             self._orders.append(self._order(event))
             self.seconds += time.perf_counter() - begun
+            self._retrieval.show(event.items)
             if event.context:
                 self._contexts[event.user] = event.context
 
@@ -120,16 +128,16 @@ class NextInstalls:
         return orders
 
     def ask(self, question: Question) -> Impression | None:
-        """The candidates; None if no item is known that the user hasn't, or the user has what is asked for."""
+        """The candidates; None if nothing is retrieved, or the user has what is asked for."""
         sessions = self._sessions
         own = sessions.session(question.user)
         installed = [item for item in map(sessions.known, dict.fromkeys(question.items)) if item not in own]
         others = np.setdiff1d(np.arange(len(sessions)), own)
-        if not installed or not len(others):
+        names = self._retrieved(question, own) if installed else []
+        if not names:
             return None
         begun = time.perf_counter()
-        popularity = sessions.installs
-        retrieved = others[np.argsort(-popularity[others], kind="stable")[:CANDIDATES]]
+        popularity, retrieved = sessions.installs, np.array([sessions.known(name) for name in names])
         lists = {CATALOGUE: others, RETRIEVED: retrieved}
         for peer in self._peers:
             self._rank_by(peer.name, peer.score(question.user), popularity, lists, installed)
@@ -139,9 +147,14 @@ class NextInstalls:
             self._sizes[name] += [len(candidates)] * len(installed)
             self._ranks[name, RETRIEVAL] += [(index, 0) if index >= 0 else (MISSED, 0) for index in self._indices[-1]]
         self._users += [sessions.user(question.user)] * len(installed)
-        items = [sessions.names[item] for item in retrieved.tolist()]
         context = self._contexts.get(question.user, {})
-        return Impression(CANDIDATE_PAGE, question.time_ms, question.user, items, context=context)
+        return Impression(CANDIDATE_PAGE, question.time_ms, question.user, names, context=context)
+
+    def _retrieved(self, question: Question, own: I64) -> list[str]:
+        """Names of the candidates, for a user with these items."""
+        self._retrieval.publish(question.time_ms)
+        history = [self._sessions.names[item] for item in own.tolist()]
+        return self._retrieval.candidates(history, f"{question.user} {question.time_ms}").names
 
     def _rank_by(
         self, name: str, scores: F64, popularity: I64, lists: Mapping[str, I64], installed: Sequence[int]
@@ -154,9 +167,12 @@ class NextInstalls:
                 self._ranks[of, name].append(_rank(s, p, index) if index >= 0 else (MISSED, 0))
 
     def answer(self, entrant: int, predictions: F32) -> None:
-        """An entrant's predictions for the candidates of its next question, float32 [n]."""
+        """An entrant's predictions for the candidates of its next question, float32 [n]: ordered as the spec says."""
+        keys = predictions.astype(np.float64)
+        if self._rank_weight:
+            keys = with_terms(keys, rank_terms(len(keys), self._rank_weight))
         for index in self._indices[self._answered[entrant]]:
-            rank = _rank(predictions, np.zeros(len(predictions)), index) if index >= 0 else (MISSED, 0)
+            rank = _rank(keys, np.zeros(len(keys)), index) if index >= 0 else (MISSED, 0)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -183,7 +199,7 @@ class NextInstalls:
         return found
 
 
-def _rank(scores: F32 | F64, popularity: I64 | F64, index: int) -> Rank:
+def _rank(scores: F64, popularity: I64 | F64, index: int) -> Rank:
     """Of the item at this index: equal scores are ordered by popularity."""
     is_equal, own = scores == scores[index], popularity[index]
     above = np.count_nonzero(scores > scores[index]) + np.count_nonzero(is_equal & (popularity > own))

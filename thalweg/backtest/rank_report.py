@@ -8,19 +8,19 @@ from rich.table import Table
 
 from thalweg.backtest.backtest import Scores
 from thalweg.backtest.judgement import Judgement
-from thalweg.backtest.next_install import CANDIDATES, CATALOGUE, IN_SESSION, ON_PAGE, RETRIEVED
+from thalweg.backtest.next_install import CATALOGUE, IN_SESSION, ON_PAGE, RETRIEVED
 from thalweg.backtest.ranks import RANK_FIGURES, Ranks
 from thalweg.backtest.report import interval_text, named
 
 HEADS: Final = {"hit_rate": "HR@10", "mrr": "MRR@10", "ndcg": "NDCG@10", "recall_100": "recall@100"}
 TITLES: Final = {
     CATALOGUE: "next install, of all items that the user hasn't installed",
-    RETRIEVED: f"next install, of the same candidates for all: {CANDIDATES} retrieved by installs, but the user's own",
+    RETRIEVED: "next install, of the same candidates for all: what the spec retrieves",
     ON_PAGE: "installed items, among those of their page that weren't installed",
     IN_SESSION: "installed items, among those of the user's session that weren't installed",
 }
 NOTES: Final = {
-    CATALOGUE: f"known is what came in earlier seconds; {{first}} and others of ours order the {CANDIDATES} retrieved",
+    CATALOGUE: "known is what came in earlier seconds; {first} and others of ours order what the spec retrieves",
     RETRIEVED: "known is what came in earlier seconds; an install that wasn't retrieved counts 0",
     ON_PAGE: "known is what came before the page in the log",
     IN_SESSION: "known is what came before the item's page in the log; session peers rank it in the catalogue then",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from stream.events.named_explanations import Explanation
-from thalweg.views.explanation_tables import BIAS, DEEP, REST, RULE, WIDE, Term, terms_of, title_of
+from thalweg.views.explanation_tables import BIAS, DEEP, REST, RETRIEVAL, RULE, WIDE, Term, terms_of, title_of
 from thalweg.views.figure_file import save_figure
 
 TERMS_MAX: Final = 24
@@ -15,10 +15,12 @@ COLOURS: Final = {
     BIAS: "#555555",
     REST: "#56b4e9",
     RULE: "#e69f00",
+    RETRIEVAL: "#009e73",
 }  # safe for colour-blind
 LEGENDS: Final = {
     BIAS: "bias", WIDE: "wide: a weight that fired", REST: "wide: all other weights",
     DEEP: "deep: a column, over its usual value", RULE: "a rule that boosts or buries",
+    RETRIEVAL: "its rank among the candidates",
 }  # fmt: skip
 
 

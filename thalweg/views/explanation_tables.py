@@ -10,8 +10,10 @@ from rich.text import Text
 from stream.events.named_explanations import Explanation, ItemExplanation
 from thalweg.views.tables import NOTES, format_time
 
-WIDE, DEEP, BIAS, REST, RULE = "wide", "deep", "bias", "more", "rule"
-COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow"}
+WIDE, DEEP, BIAS, REST, RULE, RETRIEVAL = "wide", "deep", "bias", "more", "rule", "retrieval"
+COLOURS: Final = {
+    WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow", RETRIEVAL: "green",
+}  # fmt: skip
 BAR_WIDTH: Final = 40
 STRONGEST: Final = 3  # terms of an item of a page
 
@@ -26,7 +28,9 @@ class Term(NamedTuple):
 
 
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
-    """The bias, the weights that fired, those that aren't listed as one, the columns of the deep part, and boosts."""
+    """The bias, the weights that fired, those that aren't listed as one, the columns of the deep part; then what else
+    orders a page: retrieval and boosts.
+    """
     yield Term(BIAS, "bias", one.bias)
     itself = f"item.id={one.item} {one.title}".strip()
     for weight in one.wide_terms:
@@ -36,6 +40,8 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
         yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
         yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
+    if one.retrieval:
+        yield Term(RETRIEVAL, f"{source_of(one)}: the order is by the logit and this", one.retrieval)
     for rule, boost in one.boosts.items():
         yield Term(RULE, f"{rule}: the order is by the logit and this", boost)
 
@@ -48,9 +54,14 @@ def page_table(found: Explanation) -> Table:
     for one in found.items:
         parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
         terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP, RULE)]
+        by = (
+            f"{source_of(one)} {one.retrieval:+.2f}"
+            if any(other.retrieval for other in found.items)
+            else source_of(one)
+        )
         strongest = sorted(terms, key=lambda term: -abs(term.value))[:STRONGEST]
         named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
-        table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, source_of(one), named)
+        table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, by, named)
     return table
 
 
@@ -72,10 +83,21 @@ def item_table(found: Explanation) -> Table:
 def title_of(found: Explanation) -> str:
     """The one item in `found`: its place, and its logit in parts."""
     (one,) = found.items
+    ordered = order_of(one)
     return (
         f"{one.title or one.item} for user {found.user}: {place_of(one, found)}\n"
         f"p = {one.score:.3f}; logit {one.logit:+.3f} = {one.bias:+.3f} bias {one.wide:+.3f} wide {one.deep:+.3f} deep"
+        + (f"\n{ordered}" if ordered else "")
     )
+
+
+def order_of(one: ItemExplanation) -> str:
+    """What the item is ordered by, if that isn't its logit alone."""
+    added = ({RETRIEVAL: one.retrieval} if one.retrieval else {}) | one.boosts
+    if not added:
+        return ""
+    named = " ".join(f"{value:+.3f} {name}" for name, value in added.items())
+    return f"ordered by {one.logit + sum(added.values()):+.3f} = {one.logit:+.3f} logit {named}"
 
 
 def place_of(one: ItemExplanation, found: Explanation) -> str:

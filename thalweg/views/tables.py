@@ -26,21 +26,23 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 
 def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
-    """One reply: rank, item, title, probability, what retrieved the item, how probable it was there if it was drawn;
-    below, the version that ranked it.
+    """One reply: rank, item, title, probability, what retrieved the item, what that adds to the logit that it's ordered
+    by, how probable it was there if it was drawn; below, the version that ranked it.
     """
     by = f"version {reply.version}, {reply.staleness_ms} ms stale" if reply.version else "no version yet"
     notes = [NOTES.get(note, note) for note in reply.notes]
     removed = [f"removed by {name}: {count}" for name, count in reply.removed.items()]
     caption = "; ".join([f"{reply.scored} scored in {reply.rank_us / 1000:.1f} ms by {by}", *removed, *notes])
     found = [f"{source} {rank}" for source, rank in zip(reply.sources, reply.source_ranks, strict=True)]
-    heads = ["", "item", "title", "p", *(["retrieved as"] if found else [])]
+    added = [f"{term:+.2f}" for term in reply.retrieval_terms]
+    heads = ["", "item", "title", "p", *(["retrieved as"] if found else []), *(["to its logit"] if added else [])]
     heads += ["propensity"] if reply.propensities else []
     table = Table(*heads, title=f"for user {reply.user}", caption=caption, title_justify="left",
                   caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
     for rank, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
         drawn = [f"{share:.3f}" for share in reply.propensities[rank - 1 : rank]]
-        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}", *found[rank - 1 : rank], *drawn)
+        came_by = [*found[rank - 1 : rank], *added[rank - 1 : rank]]
+        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}", *came_by, *drawn)
     return table
 
 

@@ -81,6 +81,7 @@ REPLY: Final = {
     "propensities": "by item, with what probability it was shown where it was; empty: nothing was drawn",
     "removed": "by rule, how many candidates it took away",
     "retrieval_version": "the version whose vectors retrieved; 0: none did",
+    "retrieval_terms": "by item, what its rank in retrieval adds to the logit that it's ordered by; empty: nothing",
 }
 KINDS: Final = {
     INVALID: "a field is wrong, as `error` says; the request is a dead letter, too",

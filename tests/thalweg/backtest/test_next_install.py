@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from producers.source import PAUSE, SourceElement, WorldEvent
 from stream.events.types import Impression, Install, Item, Tick
 from stream.runtime.errors import SettingsError
+from stream.spec.spec import Spec
 from stream.tables.dtypes import F32
 from tests.support.backtest_world import START_MS, TEXT, camps_spec, slow_world, world, write_lines
-from thalweg.backtest import next_install
 from thalweg.backtest.backtest import Backtest, Scores
 from thalweg.backtest.contest import peer_options
 from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
@@ -35,14 +35,14 @@ def install(user: str, item: str, time_ms: int, *, retracted: bool = False) -> I
 
 def asked(events: Sequence[SourceElement], every: int = 1) -> list[SourceElement | Question]:
     """The events with their questions."""
-    return list(NextInstalls([], [], SessionOptions(), every).with_questions(events))
+    return list(NextInstalls(camps_spec(), [], [], SessionOptions(), every).with_questions(events))
 
 
-def judged(events: Sequence[WorldEvent], *entrants: Entrant, every: int = 1) -> Scores:
-    """The scores of a backtest with all session peers."""
-    spec = camps_spec()
+def judged(events: Sequence[WorldEvent], *entrants: Entrant, every: int = 1, spec: Spec | None = None) -> Scores:
+    """The scores of a backtest with all session peers, of the world's spec or another one."""
+    spec = spec or camps_spec()
     ours = [ModelEntrant(spec, ["wide"], 0), *entrants]
-    questions = NextInstalls([one.name for one in ours], PEERS, SessionOptions(), every)
+    questions = NextInstalls(spec, [one.name for one in ours], PEERS, SessionOptions(), every)
     return Backtest(spec, ours, ExampleLog(), next_installs=questions).run(events)
 
 
@@ -64,8 +64,10 @@ def test_every_nth_install_is_asked_about() -> None:
 
 
 def test_what_the_user_has_is_not_a_candidate_but_what_was_shown_is() -> None:
-    """Candidates are the CANDIDATES most installed items without the user's own; of equals the first known first."""
-    questions = NextInstalls([], ["popular"], SessionOptions())
+    """Without [retrieval] candidates are the most installed items without the user's own; described ones first."""
+    questions = NextInstalls(camps_spec(), [], ["popular"], SessionOptions())
+    for item in "abc":
+        questions.see(Item(item))
     questions.see(Impression("p", 0, "me", ["x", "y"]))
     for user, item in ("ua", "ub", "vb", "wc", ("me", "b")):
         questions.see(install(user, item, 1))
@@ -75,9 +77,42 @@ def test_what_the_user_has_is_not_a_candidate_but_what_was_shown_is() -> None:
     assert questions.ask(Question("me", 5_000, ["b"])) is None, "the user has it"
 
 
+def test_what_the_spec_retrieves_is_asked_about() -> None:
+    """Sources, their quotas and their order are those of [retrieval]; a retracted install counts for none."""
+    spec = camps_spec(TEXT + "[retrieval]\ncount = 3\ntogether = 2")
+    questions = NextInstalls(spec, [], [], SessionOptions())
+    for item in "abcdef":
+        questions.see(Item(item))
+    for n, pair in enumerate(("af", "bf", "af", "bf", "ce", "cd", "cd")):
+        for item in pair:
+            questions.see(install(f"u{n}", item, n))
+    for n in (1, 3):
+        questions.see(install(f"u{n}", "f", 7, retracted=True))
+    questions.see(install("me", "c", 8))
+    found = questions.ask(Question("me", 9_000, ["d"]))
+    assert found is not None
+    assert found.items == ["d", "e", "a"]
+
+
+def test_the_spec_s_rank_weight_orders_the_answers() -> None:
+    """With it a model that scores all alike leaves the order of retrieval; without it all are tied."""
+    for weight, wanted in ((0, (0, 2)), (1, (1, 0))):
+        spec = camps_spec(TEXT + f"[retrieval]\nrank_weight = {weight}")
+        questions = NextInstalls(spec, ["ours"], [], SessionOptions())
+        for item in "abc":
+            questions.see(Item(item))
+        questions.ask(Question("me", 5_000, ["b"]))
+        questions.answer(0, np.full(3, 0.5, np.float32))
+        questions.see(Impression("p", 9_000, "me", ["a"]))
+        rows = np.zeros(0, np.int64)
+        empty = JudgedRows(np.zeros(0, np.float32), rows, rows, rows)
+        found = questions.ranks(np.zeros((1, 0), np.float32), rows, empty, np.array([False]))["catalogue"]
+        assert (found.above[0, 0], found.tied[0, 0]) == wanted
+
+
 def test_an_item_that_nobody_knows_is_missed_by_all() -> None:
     """Of an item that comes with its first install, and was neither described nor shown, nothing can be ranked."""
-    questions = NextInstalls(["ours"], ["popular"], SessionOptions())
+    questions = NextInstalls(camps_spec(), ["ours"], ["popular"], SessionOptions())
     for item in "abc":
         questions.see(Item(item))
     questions.see(install("u", "a", 1))
@@ -115,12 +150,11 @@ def test_a_rank_knows_nothing_of_its_second_or_of_what_comes_later() -> None:
         np.testing.assert_array_equal(whole[of].tied[:, :n], cut[of].tied)
 
 
-def test_all_rank_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rank_the_same_lists() -> None:
     """Where something is left out of the candidates, all miss it there; in the catalogue those of ours alone do."""
-    monkeypatch.setattr(next_install, "CANDIDATES", 4)
-    spec = camps_spec()
     events = slow_world(800)
-    ranks = judged(events, VowpalWabbit(spec, PeerRates()), every=2).ranks
+    spec = camps_spec(TEXT + "[retrieval]\ncount = 4")
+    ranks = judged(events, VowpalWabbit(spec, PeerRates()), every=2, spec=spec).ranks
     catalogue, retrieved = ranks["catalogue"], ranks["retrieved"]
     names = ["wide", "vw", "popular", "rules", "item-knn", "v-sknn", "retrieval"]
     assert catalogue.names == retrieved.names == names
@@ -146,7 +180,7 @@ def test_candidates_are_scored_as_they_would_be_served(monkeypatch: pytest.Monke
             name = event.request_id
             events.append(Install(event.user, event.items[0], event.time_ms + 1_000, f"{name}-first", name))
     ours = ModelEntrant(spec, ["deep"], 0)
-    questions = NextInstalls(["deep"], [], SessionOptions())
+    questions = NextInstalls(spec, ["deep"], [], SessionOptions())
     answers: list[F32] = []
     answer = questions.answer
 

@@ -47,6 +47,19 @@ def test_a_page_has_each_item_in_a_line() -> None:
     assert line.index("statistics.item_rate=0.7 +0.80") < line.index("user.history=i2 Alien x this item +0.30")
 
 
+def test_what_else_orders_the_page_adds_up() -> None:
+    """Retrieval's term and boosts have a line each; the sum by which the item is ordered stands above."""
+    moved = msgspec.structs.replace(FOUND, items=[msgspec.structs.replace(ONE, boosts={"bury": -1.5}, retrieval=0.41)])
+    said = printed(item_table(moved))
+    assert "ordered by +0.010 = +1.100 logit +0.410 retrieval -1.500 bury" in said
+    lines = [line for line in said.splitlines() if "the order is by the logit and this" in line]
+    assert ["together (4)" in lines[0] and "+0.410" in lines[0], "bury" in lines[1] and "-1.500" in lines[1]] == [
+        True
+    ] * 2
+    assert "together (4) +0.41" in printed(page_table(moved))
+    assert "ordered by" not in printed(item_table(FOUND))
+
+
 def test_an_item_off_the_page_says_so() -> None:
     """Behind the page it has a rank; without one it is no candidate."""
     behind = msgspec.structs.replace(ONE, rank=37, on_page=False, source="")
@@ -56,9 +69,4 @@ def test_an_item_off_the_page_says_so() -> None:
     none = msgspec.structs.replace(behind, rank=0)
     assert "nothing retrieves it" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
     ruled = msgspec.structs.replace(none, removed_by=["children"])
-    buried = msgspec.structs.replace(ONE, boosts={"bury_ads": -1.5})
-    (line,) = [
-        one for one in printed(item_table(msgspec.structs.replace(FOUND, items=[buried]))).splitlines() if "bury" in one
-    ]
-    assert "-1.500" in line
     assert "by the rule children" in printed(item_table(msgspec.structs.replace(FOUND, items=[ruled])))
