@@ -6,7 +6,9 @@ from typing import Final
 import structlog
 
 from learner.training.training_records import RecordEncoder
-from stream.events.topics import EXAMPLES
+from stream.events.codec import encode
+from stream.events.topics import ERASED, EXAMPLES
+from stream.events.types import Removal
 from stream.log.dead_letters import Outgoing, dead_letter
 from stream.log.protocol import Log, Record
 from stream.runtime.errors import LogGap
@@ -17,7 +19,7 @@ log = structlog.get_logger("learner")
 
 
 class DeadLetterBuffer:
-    """Unconfirmed dead letters in order; `count`: all so far."""
+    """Unconfirmed dead letters in order; `count`: all so far. What erasures removed goes with them."""
 
     def __init__(self, log_: Log) -> None:
         self._log = log_
@@ -30,6 +32,12 @@ class DeadLetterBuffer:
         self._unconfirmed.append(dead_letter(original, "BadEvent", reason, source))
         log.warning("a dead letter", reason=reason, offset=source.offset)
 
+    def add_removal(self, removal: Removal) -> None:
+        """Buffer what an erasure removed, which goes the same way."""
+        key = f"{removal.user}\x00{removal.room}".encode()
+        self._unconfirmed.append(Outgoing(ERASED.name, 0, encode(removal), key))
+        log.info("a user is erased", **removal.counts)
+
     def confirm(self) -> None:
         """Send all and wait until the log has them; after a failure the next call resends the others.
 
@@ -39,7 +47,7 @@ class DeadLetterBuffer:
         count = 1
         while self._unconfirmed:
             for outgoing in self._unconfirmed[:count]:
-                self._log.send(outgoing.topic, outgoing.partition, outgoing.value)
+                self._log.send(*outgoing)
             self._log.flush()
             del self._unconfirmed[:count]
             count = BATCH

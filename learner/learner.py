@@ -74,6 +74,9 @@ class Learner:
                 for origin, rejected in zip(origins, records.rejected[first:last], strict=True):
                     for raw, reason in rejected:
                         self.dead_letters.add(raw, reason, origin)
+                for removal in self.model.removals:
+                    self.dead_letters.add_removal(removal)
+                self.model.removals.clear()
                 self.offset = origins[-1].offset + 1
                 self.lag.learned(origins, new)
                 self._print_progress()
@@ -204,7 +207,7 @@ class Learner:
         Its first checkpoint begins; until `is_saved` the caller keeps what the model can be made from again.
         """
         self.checkpointer.abandon()
-        model.installs = self.model.installs
+        model.installs, model.removals = self.model.installs, []
         model.progress.milestones.clear()  # the other process's
         self.model, self._is_rolled_back = model, False
         self._begin_checkpoints()

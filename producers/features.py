@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from producers.label_statistics import LabelStatistics
 from producers.source import WorldEvent
@@ -27,9 +28,10 @@ from stream.events.types import (
     User,
     Value,
 )
-from stream.features.page_features import Catalogue, Layout, build_page, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, id_of, words_of
 from stream.features.page_kernels import UserColumns
 from stream.features.statistics import StatisticsProgram
+from stream.features.user_rows import COLUMN, erase_statistics
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
@@ -188,6 +190,9 @@ class FeatureBuilder:
             installs = organic.get(number, ())
             if installs:
                 self.statistics.learn_installs(installs)
+            if isinstance(event, Erase):
+                user = np.uint64(id_of(self.layout.seeds[COLUMN], event.user))
+                erase_statistics(self.statistics, self.layout, user, np.unique(self.catalogue.ids))
             joined.append(JoinedEvent(event, examples, installs, one.candidates))
         self._offset += len(prepared)
         self._drop_pages()

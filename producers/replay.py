@@ -14,6 +14,7 @@ from stream.events.types import Erase, Impression, Install, Item, RetiredItem, S
 from stream.features.new_values import NewValues
 from stream.features.statistics import Statistics
 from stream.joiner.label_rules import label_rules
+from stream.log.format_level import check_erasable
 from stream.log.protocol import Log, partition_of
 from stream.runtime.errors import BadEvent
 from stream.spec.spec import Spec
@@ -111,6 +112,7 @@ class _Player:
         self.features, self.played = features, ReplayCounts()
         self.producer = BatchingProducer(log, clock, options.linger_ms / 1_000, notify, stop)
         self._rate, self._clock, self._notify, self._progress, self._stop = options.rate, clock, notify, progress, stop
+        self._partitions_of = log.partitions
         self._partitions = {topic: log.partitions(topic) for topic in (EVENTS.name, ITEMS.name, USERS.name)}
         self._values = NewValues(clock.wall_ms)
         self._prepared: list[PreparedEvent] = []
@@ -152,6 +154,8 @@ class _Player:
             self.producer.send(NAMES.name, 0, value, key)
 
     def _prepare(self, event: WorldEvent) -> None:
+        if isinstance(event, Erase):
+            check_erasable(self._partitions_of)
         if isinstance(event, Impression):
             self._wait_until_due()
         try:

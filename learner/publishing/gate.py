@@ -22,11 +22,11 @@ from learner.publishing.gate_rules import (
     widening,
 )
 from learner.publishing.label_window import LabelWindow
-from learner.publishing.reference_pages import ReferencePages, column_names, reference_pages
+from learner.publishing.reference_pages import ReferencePages, column_names, reference_pages, without_users
 from learner.training.model import Model
 from stream.snapshots.payload import NAMES_MAX
 from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
-from stream.tables.dtypes import F32, F64
+from stream.tables.dtypes import F32, F64, U64
 
 ITEMS_MIN: Final = 64  # of all pages, or of a slice: below it means and orders depend on single items
 ANCHORS: Final = 3  # that are kept: versions are compared with the oldest
@@ -107,6 +107,11 @@ class PublishGate:
         self._renew(fresh, scored, self._model)
         self.verdict = Verdict(numbers=numbers)
         return self.verdict
+
+    def erase(self, users: U64) -> None:
+        """Drop the pages of users with these ids from what versions are compared with."""
+        self._live = self._live and _without(self._live, self._model, users)
+        self._anchors = [left for one in self._anchors if (left := _without(one, self._model, users))]
 
     def trust(self, good: Model | None = None) -> None:
         """Take a model as it is for the live version: this one, or `good`, an earlier state of it that passed."""
@@ -191,6 +196,14 @@ class PublishGate:
         if not self._anchors or self._anchored >= ANCHOR_VERSIONS:
             self._anchors = [*self._anchors[1 - ANCHORS :], replace(self._live, name="earlier")]
             self._anchored = 0
+
+
+def _without(reference: Reference, model: Model, users: U64) -> Reference | None:
+    """None when all its pages are of these users."""
+    pages, kept = without_users(reference.pages, model, users)
+    scores = reference.scores
+    left = scores._replace(log_odds=scores.log_odds[kept], deep=scores.deep[kept])
+    return replace(reference, pages=pages, scores=left) if pages else None
 
 
 def version_metrics(model: Model, verdict: Verdict) -> dict[str, float]:

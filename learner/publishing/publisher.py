@@ -6,6 +6,7 @@ gather for the next version; after a wipe or a rejection the next version is a f
 
 from collections.abc import Callable
 
+import numpy as np
 import structlog
 
 from learner.publishing.gate import PublishGate, version_metrics
@@ -48,8 +49,9 @@ class Publisher:
         self._causes: set[str] = set()  # of rejections that were logged since a version passed
         self._unproven = -1  # `model.learned` of a version that passed and may yet turn out unpackable; −1: none
         self._last_ms = self._last_deep_ms = 0
-        self._last_learned = self._last_deep_examples = -1
-        self._last_rejected = -1  # how many examples were learned when the gate rejected last
+        self._last_learned = self._last_deep_trained = -1
+        self._last_rejected = -1  # `model.trained` when the gate rejected last
+        self._erased = 0  # users of `model.erased` that gate and quarantine know nothing of any more
 
     @property
     def used(self) -> HighWater:
@@ -63,7 +65,7 @@ class Publisher:
         """
         self._model, self._builder, self.gate = model, VersionBuilder(model), PublishGate(model)
         self.gate.trust()
-        self._last_learned = self._last_deep_examples = self._last_rejected = self._unproven = self.proven = -1
+        self._last_learned = self._last_deep_trained = self._last_rejected = self._unproven = self.proven = -1
 
     def maybe_publish(self, offset: int) -> bool:
         """Publish when it's due, something was learned and no upload is running. Raises Fenced.
@@ -72,6 +74,7 @@ class Publisher:
         """
         uploader, now_ms = self.uploader, self._now_ms()
         uploader.offset = offset
+        self._erase()
         if uploader.fenced:
             raise uploader.fenced
         if not uploader.is_alive():
@@ -82,7 +85,7 @@ class Publisher:
             return False
         if self._model.publishing_frozen:
             return False
-        if self._model.examples == self._last_rejected:  # the same evidence: it would be rejected again
+        if self._model.trained == self._last_rejected:  # the same evidence: it would be rejected again
             return False
         if uploader.invalid:
             self._reject(self.gate.refuse(Verdict(PACKING, uploader.invalid)), self.version, by="packing")
@@ -102,28 +105,43 @@ class Publisher:
         deep = self._deep_is_due(now_ms)
         verdict = self.gate.judge(deep=self._builder.includes_deep(deep))
         if not verdict.passed:
-            self._last_rejected = self._model.examples
+            self._last_rejected = self._model.trained
             self._reject(verdict, self.version + 1, by="gate")
             return False
         metrics = version_metrics(self._model, verdict)
         built = self._builder.build(self.version + 1, self._parent, uploader.token, offset, now_ms, metrics, deep=deep)
         self._unproven = self._model.learned
         if deep:
-            self._last_deep_ms, self._last_deep_examples = now_ms, self._model.examples
+            self._last_deep_ms, self._last_deep_trained = now_ms, self._model.trained
         self.version += 1
         self._parent = self.version
         uploader.upload(built)
         return True
 
+    def _erase(self) -> None:
+        """Erase the users that the model has erased since the last call; at a process's start, all of them."""
+        erased = self._model.erased
+        if len(erased) == self._erased:
+            return
+        users = np.array(erased[self._erased :], np.uint64)
+        self.gate.erase(users)
+        try:
+            if files := self._quarantine.erase(users):
+                log.info("evidence with pages of erased users is deleted", files=files)
+        except OSError as error:
+            folder = str(self._config.quarantine)
+            log.error("evidence may have pages of erased users: delete it", reason=str(error), folder=folder)
+        self._erased = len(erased)
+
     def _deep_is_due(self, now_ms: int) -> bool:
         return now_ms - self._last_deep_ms >= self._config.deep_every_ms
 
     def _deep_is_behind(self, now_ms: int) -> bool:
-        """Whether the deep part is due and has learned since it was last published."""
+        """Whether the deep part is due and has changed since it was last published."""
         return (
             self._deep_is_due(now_ms)
             and self._model.deep is not None
-            and self._model.examples != self._last_deep_examples
+            and self._model.trained != self._last_deep_trained
         )
 
     @property

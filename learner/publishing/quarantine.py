@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -59,6 +60,13 @@ class Quarantine:
             file.write(json.dumps(evidence, indent=1).encode())
         self._drop_old()
 
+    def erase(self, users: U64) -> int:
+        """Delete the weights of evidence with a page of users with these ids; returns how many. Its figures stay."""
+        found = [file for file in self._folder.glob("*.npz") if _may_have(file, users)]
+        for file in found:
+            file.unlink()
+        return len(found)
+
     def _drop_old(self) -> None:
         evidence = sorted(self._folder.glob("*.json"), reverse=True)
         for old in evidence[EVIDENCE_MAX:]:
@@ -97,6 +105,15 @@ def evidence_arrays(model: Model, gate: PublishGate) -> Arrays:
         rows = model.deep.vocabulary.rows_of(live.pages.ids)
         arrays |= {"deep_ids": live.pages.ids, "embeddings": model.deep.vocabulary.vectors[rows]}
     return arrays
+
+
+def _may_have(file: Path, users: U64) -> bool:
+    """Whether pages in an archive have one of these ids, or it can't be read."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return "page_words" in arrays and bool(np.isin(arrays["page_words"], users).any())
+    except (ValueError, EOFError, BadZipFile):
+        return True
 
 
 def _packed(arrays: Arrays) -> tuple[bytes, list[str]]:

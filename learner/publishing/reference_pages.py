@@ -5,6 +5,7 @@ is served may be older than the wide part (`publish.deep_every`): its log-odds a
 a deep part of its own is judged as the pair that rankers serve.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -85,8 +86,20 @@ def reference_pages(model: Model) -> ReferencePages | None:
         if items > ITEMS_MAX:
             break
         chosen.append(as_served(model.layout, words))
-    if not chosen:
-        return None
+    return _encoded(model, chosen, model.watermark_ms) if chosen else None
+
+
+def without_users(pages: ReferencePages, model: Model, users: U64) -> tuple[ReferencePages | None, Bools]:
+    """The pages that have none of these ids, None when there is none left; and which items are theirs, bool [N]."""
+    words = np.split(pages.words, pages.starts[1:])
+    kept = np.array([not np.isin(page, users).any() for page in words])
+    if kept.all():
+        return pages, kept[pages.page]
+    left = [page for page, is_kept in zip(words, kept, strict=True) if is_kept]
+    return _encoded(model, left, pages.watermark_ms) if left else None, kept[pages.page]
+
+
+def _encoded(model: Model, chosen: Sequence[U64], watermark_ms: int) -> ReferencePages:
     counts = [int(words[1]) for words in chosen]
     starts, ends = np.cumsum([0, *map(len, chosen)]), np.cumsum([0, *counts])
     page = np.repeat(np.arange(len(chosen)), counts)
@@ -99,7 +112,7 @@ def reference_pages(model: Model) -> ReferencePages | None:
         keys,
         distinct(given.ids),
         model.batch_encoder.slices.members(batch),
-        model.watermark_ms,
+        watermark_ms,
         _coverage(model, keys, given),
     )
 

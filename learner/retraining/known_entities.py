@@ -26,8 +26,11 @@ def read_attributes(log: Log) -> Attributes:
             continue
         items[item.item] = item
     for record in _all_records(log, USERS.name):
+        if record.value is None:
+            users.pop((record.key or b"").decode(errors="replace"), None)
+            continue
         try:
-            user = decode_entity(record.value or b"", User)
+            user = decode_entity(record.value, User)
         except BadEvent:
             continue
         users[user.user] = user.attributes

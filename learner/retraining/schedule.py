@@ -5,9 +5,11 @@ new model learns beside the live one until it is judged, and takes over at that 
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from learner.retraining.judgement import RetrainVerdict
 from learner.retraining.retraining import Retraining
+from learner.retraining.window import erased_until, of_erased
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
@@ -35,6 +37,8 @@ class RetrainSchedule:
             if self._retraining.is_judged:
                 self._end(self._retraining)
         self._note(records.examples.batch(first, last))
+        if until := erased_until(self.model, records.erased[first:last]):
+            self._erase(until)
         if self.model.retrain_wanted:
             self.model.retrain_wanted = ""
             if not self._retraining:
@@ -45,6 +49,12 @@ class RetrainSchedule:
         self._examples += len(batch)
         while self._examples - len(self._window[0]) >= self.model.spec.deep.warm_start.window:
             self._examples -= len(self._window.popleft())
+
+    def _erase(self, until: Mapping[int, int]) -> None:
+        """Leave these users out of the window."""
+        kept = [batch.take(~of_erased(batch, until, 0)) for batch in self._window]
+        self._window = deque(self.model.batch_encoder.encode(batch) for batch in kept if len(batch.ids))
+        self._examples = sum(map(len, self._window))
 
     def _end(self, retraining: Retraining) -> None:
         verdict = retraining.verdict()

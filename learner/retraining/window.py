@@ -4,7 +4,8 @@ Wide weights that the live model has are put back afterwards: they have learned 
 predictions of later ones worse (`docs/decisions/0028-retrain.md`). So what trains is what is new, and the deep part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -14,22 +15,54 @@ from learner.deep.joint_step import SAMPLE_SIZE, learn_micro_batches, learn_wide
 from learner.training.dedup import RecentIds
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
+from stream.events.types import Erase
+from stream.features.page_features import id_of
+from stream.features.user_rows import COLUMN
 from stream.log.protocol import Record
-from stream.tables.dtypes import U64
+from stream.tables.dtypes import U64, Bools
 from stream.tables.hash_table import distinct
 
 CHUNK: Final = 128  # records that are encoded at once
 
 
 def encoded_window(model: Model, records: Sequence[Record]) -> list[EncodedBatch]:
-    """The records' examples as the model learns them; each once, however often it is in the log."""
-    seen, found = RecentIds(), list[EncodedBatch]()
-    for first in range(0, len(records), CHUNK):
-        for chunk in model.record_encoder.records(records[first : first + CHUNK]):
-            batch = chunk.examples.batch(0, len(chunk))
-            new = seen.add_records(batch.ids, batch.all_ends, chunk.sources)
-            if new.any():
-                found.append(batch if new.all() else model.batch_encoder.encode(batch.take(new)))
+    """The records' examples as the model learns them; each once, however often it is in the log.
+
+    Those of users whom a later record erases are left out: the live model has forgotten them.
+    """
+    chunks = [
+        chunk
+        for first in range(0, len(records), CHUNK)
+        for chunk in model.record_encoder.records(records[first : first + CHUNK])
+    ]
+    until = erased_until(model, chain.from_iterable(chunk.erased for chunk in chunks))
+    seen, found, begin = RecentIds(), list[EncodedBatch](), 0
+    for chunk in chunks:
+        batch = chunk.examples.batch(0, len(chunk))
+        new = seen.add_records(batch.ids, batch.all_ends, chunk.sources) & ~of_erased(batch, until, begin)
+        if new.any():
+            found.append(batch if new.all() else model.batch_encoder.encode(batch.take(new)))
+        begin += len(chunk)
+    return found
+
+
+def erased_until(model: Model, erased: Iterable[Sequence[Erase]]) -> dict[int, int]:
+    """By id, the index of the last record that erases the user. `erased`: of each record."""
+    seed = model.layout.seeds[COLUMN]
+    return {id_of(seed, one.user): record for record, events in enumerate(erased) for one in events}
+
+
+def of_erased(batch: EncodedBatch, until: Mapping[int, int], begin: int) -> Bools:
+    """Which of the batch's examples are of a user who is erased by their record or a later one, bool [N].
+
+    `begin`: the index of the batch's first record.
+    """
+    words, starts, page, _ = batch.all_pages
+    hits = np.flatnonzero(np.isin(words, np.array([*until], np.uint64)))
+    last = np.full(len(starts), -1)  # record that erases the page's user
+    for p, user in zip((np.searchsorted(starts, hits, "right") - 1).tolist(), words[hits].tolist(), strict=True):
+        last[p] = max(last[p], until[user])
+    found: Bools = begin + np.searchsorted(batch.all_ends, np.arange(len(batch)), "right") - 1 <= last[page]
     return found
 
 

@@ -15,7 +15,7 @@ from learner.deep.tower import TowerState, allocate_activations, forward
 from learner.wide.ftrl import Ftrl
 from stream.features.encoder import DeepInput, WideKeys
 from stream.features.quantiles import quantise
-from stream.tables.dtypes import F32, I64
+from stream.tables.dtypes import F32, I64, U64
 from stream.tables.frozen_table import FrozenTable, TableCopy
 from stream.tables.jit import kernel
 
@@ -57,6 +57,13 @@ class FrozenModel:
         predictions: F32 = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return predictions
 
+    def without(self, wide: U64, ids: U64) -> "FrozenModel":
+        """The same without these keys of the wide part, and ids of the deep part."""
+        deep = self.deep
+        if deep:
+            deep = FrozenDeep(deep.vectors.without(ids), deep.unseen, deep.tower, deep.boundaries)
+        return FrozenModel(self.examples, self.wide.without(wide), deep)
+
 
 class ModelCopy:
     """A `FrozenModel` being copied, `step` by step, of these parts."""
@@ -86,6 +93,12 @@ class ModelCopy:
         tower = deep.tower.state._replace(weights=deep.tower.state.weights.copy(), squares=NO_SQUARES)
         frozen = FrozenDeep(self._vectors.frozen(), deep.vocabulary.unseen_vectors(), tower, deep.boundaries)
         return FrozenModel(self._examples, self._wide.frozen(), frozen)
+
+    def erase(self, wide: U64, ids: U64) -> None:
+        """Drop these keys of the wide part, and ids of the deep part, from what was copied."""
+        self._wide = self._wide.without(wide)
+        if self._vectors:
+            self._vectors = self._vectors.without(ids)
 
     def arrays(self) -> dict[str, Any]:
         """What was copied so far."""

@@ -20,7 +20,7 @@ from learner.wide.ftrl import Ftrl
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys
 from stream.spec.spec import Spec
 from stream.spec.values import duration_ms
-from stream.tables.dtypes import F32
+from stream.tables.dtypes import F32, U64
 
 EVERY: Final = 8_192  # examples; a power of two, as the other actions that are due at an index
 SCORED: Final = 2_048  # examples that are scored at once
@@ -81,6 +81,18 @@ class HeldOut:
         """The model has become another, as by a rollback: the anchor and waiting pages stay, the window is void."""
         self._copy, self.worse = None, ""
         self.judge.restart()
+
+    def erase(self, user: np.uint64, wide: U64) -> int:
+        """Drop the user's pages that wait, and the user's keys and embedding from the anchor. Returns how many pages.
+
+        `wide`: keys of the wide part. Figures of judged pages stay, under hashes, until their window is over.
+        """
+        ids = np.array([user])
+        if self.anchor:
+            self.anchor = self.anchor.without(wide, ids)
+        if self._copy:
+            self._copy.erase(wide, ids)
+        return self.pages.erase(user)
 
     def carry(self, before: "HeldOut", *, is_same: bool) -> None:
         """Go on where those of another model were, with its anchor: so small steps down add up. `is_same`: whether

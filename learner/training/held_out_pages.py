@@ -91,6 +91,13 @@ class HeldOutPages:
             if not found.missing and not self._settles:
                 self._complete.append(self._waiting.pop(key))
 
+    def erase(self, user: np.uint64) -> int:
+        """Drop the pages that have this user's id; returns how many."""
+        before = len(self)
+        self._complete = [page for page in self._complete if user not in page.words]
+        self._waiting = {key: page for key, page in self._waiting.items() if user not in page.words}
+        return before - len(self)
+
     def take(self, watermark_ms: int) -> LabelledPages | None:
         """Remove and return pages whose labels are final at this event time; None: there is none."""
         over = [key for key, page in self._waiting.items() if page.time_ms + self._life_ms <= watermark_ms]

@@ -20,7 +20,7 @@ from learner.training.ranking_progress import PageColumns
 from learner.training.recent_pages import PAGES_MAX
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import organic_id
-from stream.events.types import Organic, TrainingEvent
+from stream.events.types import Organic, Removal, TrainingEvent
 from stream.snapshots.manifest import INGESTS_MAX
 from stream.tables.dtypes import F32, I64, Bools
 
@@ -78,7 +78,8 @@ class Model(ModelState):
         for organic, source in zip(records.organic[first:last], sources, strict=True):
             self._learn_organic(organic, source)
         for erased in chain.from_iterable(records.erased[first:last]):
-            erase_user(self, erased.user)
+            removed = erase_user(self, erased.user)
+            self.removals.append(Removal(erased.user, erased.time_ms, f"learner {self.spec.name}", removed._asdict()))
         if self.held_out.is_due(before, self.examples):
             positives, labels = self.progress.state.sums[0, 2:4].tolist()
             self.held_out.act(self.examples, positives, positives / max(labels, 1.0), self.watermark_ms)

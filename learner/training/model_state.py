@@ -20,7 +20,7 @@ from learner.training.recent_pages import RecentPages
 from learner.training.shown_items import ShownItems
 from learner.training.training_records import RecordEncoder, TrainingRecords
 from learner.wide.ftrl import Ftrl
-from stream.events.types import BadPart
+from stream.events.types import BadPart, Removal
 from stream.features.encoder import Batch, DeepInput, Encoder, WideKeys, one_page
 from stream.features.page_features import Layout
 from stream.features.statistics import Statistics, StatisticsProgram
@@ -57,6 +57,7 @@ class ModelState:
     warm_start_at: int = 0  # example index at which a retrain was last called for, or promoted
     retrain_wanted: str = ""  # why a retrain is called for; the caller takes it
     erased: list[int] = field(default_factory=list)  # ids of users, in the order of the log
+    removals: list[Removal] = field(default_factory=list)  # what went with them; the caller takes it
     rejected: list[BadPart] = field(default_factory=list)  # of records that were learned from their events
     installs: list[tuple[int, int]] = field(
         default_factory=list
@@ -98,6 +99,11 @@ class ModelState:
         While it stays the same, so does a version.
         """
         return self.examples + self.organic + self.sampled_out + len(self.erased)
+
+    @property
+    def trained(self) -> int:
+        """Examples learned, and users erased. While it stays the same, so do weights and embeddings."""
+        return self.examples + len(self.erased)
 
     def predict(self, words: U64) -> F32:
         """P(Y=1) of each item of a page, float32 [n]."""

@@ -1,8 +1,10 @@
 """The features of pages that were learned last: golden pages, and what the publish gate compares versions on."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
+
+import numpy as np
 
 PAGES_MAX: Final = 512
 BYTES_MAX: Final = 2 << 20  # of all pages; a checkpoint has them
@@ -32,10 +34,12 @@ class RecentPages:
         while len(self._pages) > PAGES_MAX or (self._bytes > BYTES_MAX and len(self._pages) > self._at_least):
             self._bytes -= len(self._pages.popleft())
 
-    def remove(self, is_unwanted: Callable[[bytes], bool]) -> None:
-        """Drop the pages for which this is true."""
-        self._pages = deque(page for page in self._pages if not is_unwanted(page))
+    def erase(self, user: np.uint64) -> int:
+        """Drop the pages that have this user's id; returns how many."""
+        before = len(self._pages)
+        self._pages = deque(page for page in self._pages if user not in np.frombuffer(page, np.uint64))
         self._bytes = sum(map(len, self._pages))
+        return before - len(self._pages)
 
     def newest(self, count: int) -> list[bytes]:
         """The newest `count`, oldest first."""

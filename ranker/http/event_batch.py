@@ -11,10 +11,11 @@ from ranker.http.tokens import Scope
 from stream.events.codec import array_head, encode
 from stream.events.half_surrogates import split_list, why_invalid
 from stream.events.named_events import NAMED_ERRORS, Sent, SentEvent, event_of
-from stream.events.topics import ERASED, EVENTS, ITEMS, USERS
+from stream.events.topics import EVENTS, ITEMS, USERS
 from stream.events.types import RECORD_BYTES_MAX, Erase, Impression, Item, RetiredItem, Tick, User
+from stream.log.format_level import check_erasable
 from stream.log.protocol import partition_of
-from stream.runtime.errors import BadEvent
+from stream.runtime.errors import BadEvent, MissingTopic
 
 EVENTS_MAX: Final = 1_000  # of one call
 RECORD_BYTES_FULL: Final = RECORD_BYTES_MAX // 4
@@ -105,6 +106,12 @@ def batch_of(
         if scope not in scopes:
             results.append(EventResult(index, FORBIDDEN, reason=f"the token hasn't the scope {scope}"))
             continue
+        try:
+            if isinstance(event, Erase):
+                check_erasable(partitions)
+        except MissingTopic as missing:
+            results.append(EventResult(index, INVALID, reason=str(missing)))
+            continue
         results.append(EventResult(index, WRITTEN, records.add(event)))
     written = sum(result.status == WRITTEN for result in results)
     return EventBatch(EventsAnswer(written, len(results) - written, results), records.take())
@@ -118,7 +125,8 @@ def _scope_of(event: Sent) -> Scope:
 
 
 def erasure_records(event: Erase, partitions: Callable[[str], int]) -> list[Outgoing]:
-    """The records that erase one user. Raises LogError when the topic `erased` doesn't exist."""
+    """The records that erase one user. Raises MissingTopic where nobody can be erased yet."""
+    check_erasable(partitions)
     records = _Records(partitions)
     records.add(event)
     return records.take()
@@ -146,7 +154,6 @@ class _Records:
             self._entities[USERS.name, event.user] = raw
             return event.user
         if isinstance(event, Erase):
-            self._partitions(ERASED.name)  # without that topic the joiner couldn't note it
             self._entities[USERS.name, event.user] = None
         self._events.setdefault(partition_of(event.user, self._partitions(EVENTS.name)), []).append(raw)
         if isinstance(event, Erase):

@@ -18,7 +18,7 @@ from ranker.http.problems import FAILED, INVALID, LOG_UNAVAILABLE, SHED, HttpPro
 from ranker.http.tokens import Caller
 from stream.events.checks import check_id
 from stream.events.types import Erase
-from stream.runtime.errors import BadEvent, LogError, LogUnavailable
+from stream.runtime.errors import BadEvent, LogError, LogUnavailable, MissingTopic
 
 CALLS_MAX: Final = 64  # that wait for Kafka at once: their bodies are in memory
 ACK_S: Final = 5.0
@@ -98,6 +98,8 @@ class EventsEndpoint:
                 self._is_unavailable = True
                 log.warning("events can't be written: %s", str(failure) or f"no answer within {self._ack_s:g} s")
             raise HttpProblem(LOG_UNAVAILABLE, "Kafka hasn't acknowledged all of them", retry_after_s=1) from None
+        except MissingTopic as missing:
+            raise HttpProblem(FAILED, str(missing), remedy="create the topic") from None
         except LogError as failure:
             log.error("events of a call can't be written: %s", failure)
             raise HttpProblem(FAILED, "Kafka refuses the events") from None

@@ -129,7 +129,11 @@ class ProfileReader:
 
     def erase(self, user: str) -> None:
         """Drop what was read lately of this user."""
-        self._recent.remove(user)
+        self._recent.erase(user)
+
+    def drop_all(self) -> None:
+        """Drop what was read lately of all users."""
+        self._recent.clear()
 
     def close(self) -> None:
         """End the thread; a read that hangs does so for as long as Redis' own timeout."""

@@ -17,6 +17,7 @@ from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
+from ranker.serving.erased_users import ErasedUsers
 from ranker.serving.name_writer import NameWriter
 from ranker.serving.profile_reader import ProfileReader, ReadProfiles
 from ranker.serving.reply_writer import ReplyWriter, reply_partitions
@@ -157,6 +158,7 @@ class RankerService:
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
         self._start("names", NameWriter(self.values, connect).run)
+        self._start("erased", ErasedUsers(source, self.profiles.erase, self.profiles.drop_all).run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)

@@ -38,6 +38,7 @@ from stream.events.types import (
     Organic,
     RankReply,
     RankRequest,
+    Removal,
     SourceEvent,
     TrainingEvent,
     User,
@@ -52,6 +53,7 @@ _encoder = msgspec.msgpack.Encoder()
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _sources = msgspec.msgpack.Decoder(list[SourceEvent])
 _trainings = msgspec.msgpack.Decoder(list[TrainingEvent])
+_ledger = msgspec.msgpack.Decoder(Erase | Removal)
 _organics = msgspec.msgpack.Decoder(list[Organic])
 _requests = msgspec.msgpack.Decoder(list[RankRequest])
 _replies = msgspec.msgpack.Decoder(list[RankReply])
@@ -93,6 +95,17 @@ def decode_entity(raw: bytes, kind: type[T]) -> T:
         check_id("column", entity.column)
         check_id("value", entity.text)
     return entity
+
+
+def decode_ledger(raw: bytes) -> Erase | Removal:
+    """A record of the topic `erased`. Raises BadEvent."""
+    check_size(raw, RECORD_BYTES_MAX)
+    try:
+        found: Erase | Removal = _ledger.decode(raw)
+    except DECODE_ERRORS as bad:
+        raise BadEvent(f"neither an Erase nor a Removal: {bad}") from None
+    check_id("user", found.user)
+    return found
 
 
 def decode_events(raw: bytes) -> tuple[list[SourceEvent], list[BadPart]]:

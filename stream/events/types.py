@@ -219,6 +219,15 @@ class Erase(msgspec.Struct, array_like=True, tag=13, gc=False, frozen=True):
     time_ms: int
 
 
+class Removal(msgspec.Struct, array_like=True, tag=14, gc=False, frozen=True):
+    """What an `Erase` removed in one room: `counts`, by what it is. A record of the topic `erased`, for receipts."""
+
+    user: str
+    time_ms: int
+    room: str
+    counts: dict[str, int]
+
+
 class RetiredItem(NamedTuple):
     """An item that is no longer offered: its record in `items` becomes a tombstone. It has no bytes of its own."""
 

@@ -21,6 +21,11 @@ CONTEXT: Final = "context."
 Named = tuple[bytes, bytes]  # key and value of a record of `feature.names`
 
 
+def name_key(column: str, text: str) -> bytes:
+    """The key of a value in the topic."""
+    return f"{id_of(seed_of(column), text):016x}".encode()
+
+
 class NewValues:
     """Notes values once a day. Threads may share it.
 
@@ -77,6 +82,4 @@ class NewValues:
         with self._lock:
             self._seen.add((column, known))
             self._counts[column] = self._counts.get(column, 0) + max(1, len(texts))
-            self._new += [
-                (f"{id_of(seed_of(column), text):016x}".encode(), encode(FeatureName(column, text))) for text in texts
-            ]
+            self._new += [(name_key(column, text), encode(FeatureName(column, text))) for text in texts]

@@ -1,4 +1,4 @@
-"""Erases users' installs up to a time: from the topic `histories`, and from its copy in Redis.
+"""Erases users' installs up to a time: from the topic `histories`, and from its copy in Redis. And dead letters.
 
 Both are erased by the installs' own times, so it can be done again at any moment: after a restart, by several joiners,
 or after a backup was restored. What the user installed later stays.
@@ -6,16 +6,18 @@ or after a backup was restored. What the user installed later stays.
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Final
 
-from stream.events.codec import decode_entity
-from stream.events.topics import ERASED, HISTORIES
-from stream.events.types import Erase
+from stream.events.codec import decode_entity, decode_ledger
+from stream.events.topics import ERASED, HISTORIES, NAMES, USERS_DLQ
+from stream.events.types import DeadLetter, Erase
+from stream.features.new_values import USER_ID, name_key
 from stream.history.histories import BATCH, POLL_S, Changes, decode_changes, history_key, rebuild_histories
-from stream.log.protocol import START, Log, partition_of
-from stream.runtime.errors import BadEvent, LogError, LogGap, LogUnavailable
+from stream.log.dead_letters import users_of
+from stream.log.protocol import START, Log, Record, partition_of
+from stream.runtime.errors import BadEvent, LogGap, MissingTopic
 
 Erased = Mapping[str, int]  # time up to which a user is erased, ms, by user
 
@@ -56,24 +58,22 @@ class ErasedChanges:
 
 
 def read_erased(source: Log) -> dict[str, int]:
-    """The ledger: which users were erased, and until when. Raises LogUnavailable, LogError."""
+    """The ledger: which users were erased, and until when; none without the topic. Raises LogUnavailable, LogError."""
     try:
         ends = source.ends(ERASED.name)
-    except LogUnavailable:
-        raise
-    except LogError as missing:  # of a stack that was set up by an earlier build
-        log.warning("no erased users are left out of histories: %s", missing)
+    except MissingTopic:  # in a deployment of release 0.2
         return {}
     erased: dict[str, int] = {}
     with closing(source.reader(ERASED.name, dict.fromkeys(ends, START))) as reader:
         while any(at < ends[p] for p, at in reader.positions().items()):
             for record in _poll(reader):
                 try:
-                    event = decode_entity(record.value or b"", Erase)
+                    event = decode_ledger(record.value or b"")
                 except BadEvent as bad:
                     log.warning("%s/%d offset %d is left out: %s", record.topic, record.partition, record.offset, bad)
                     continue
-                erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
+                if isinstance(event, Erase):
+                    erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
     return erased
 
 
@@ -92,6 +92,47 @@ def erase_in_topic(source: Log, erased: Erased, between: Callable[[], None] = la
             found.without(decode_changes(_poll(reader)))
             between()
     return found.send_tombstones(source)
+
+
+def erase_names_and_dead_letters(source: Log, erased: Erased) -> int:
+    """Write tombstones for these users' ids in `feature.names`, and their dead letters of `users`; returns how many.
+
+    Dead letters of other topics expire; these don't. Those whose bytes don't begin as a user's do stay: nobody can say
+    whose they are. Raises LogUnavailable, LogError.
+    """
+    names = {name_key(USER_ID, user): until_ms for user, until_ms in erased.items()}
+
+    def is_dead_letter(record: Record) -> bool:
+        return is_erased(decode_entity(record.value or b"", DeadLetter), record.time_ms, erased)
+
+    return _erase(source, NAMES.name, lambda record: record.time_ms <= names.get(record.key or b"", -1)) + _erase(
+        source, USERS_DLQ.name, is_dead_letter
+    )
+
+
+def _erase(source: Log, topic: str, is_theirs: Callable[[Record], bool]) -> int:
+    """Write tombstones for the newest records of their keys that are theirs, in a topic of one partition."""
+    try:
+        ends = source.ends(topic)
+    except MissingTopic:  # of an earlier release
+        return 0
+    found = set[bytes]()
+    with closing(source.reader(topic, dict.fromkeys(ends, START))) as reader:
+        while any(at < ends[p] for p, at in reader.positions().items()):
+            for record in _poll(reader):
+                found.discard(record.key or b"")
+                with suppress(BadEvent):  # not written by us
+                    if record.key and record.value is not None and is_theirs(record):
+                        found.add(record.key)
+    for key in sorted(found):
+        source.send(topic, 0, None, key)
+    source.flush()
+    return len(found)
+
+
+def is_erased(one: DeadLetter, written_ms: int, erased: Erased) -> bool:
+    """Whether a dead letter names a user who was erased after it was written."""
+    return any(written_ms <= erased.get(user, -1) for user in users_of(one))
 
 
 def erase_in_redis(client: Any, erased: Erased, prefix: str = "") -> int:
@@ -127,6 +168,7 @@ def rebuild_without_erased(
     if not ended():  # else a newer record may not have been read
         found.send_tombstones(source)
         erase_in_redis(client, erased, prefix)
+        erase_names_and_dead_letters(source, erased)
     return copied
 
 

@@ -9,7 +9,12 @@ from typing import Any, Final
 
 import redis
 
-from stream.history.erasing import erase_in_redis, erase_in_topic, rebuild_without_erased
+from stream.history.erasing import (
+    erase_in_redis,
+    erase_in_topic,
+    erase_names_and_dead_letters,
+    rebuild_without_erased,
+)
 from stream.history.histories import BATCH, COMPLETE, SETTLE_S, Changes, NewestTime, log, marker_key, write_changes
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError
@@ -159,6 +164,7 @@ class HistoryWriter:
             if self._source is not None:
                 with closing(self._source()) as source:
                     erase_in_topic(source, erased, between=self._deliver_some)
+                    erase_names_and_dead_letters(source, erased)
                 erase_in_redis(self._client, erased, self._prefix)  # a rebuild may have copied it from the topic
         except (redis.RedisError, OSError, LogError) as bad:
             log.warning("histories of %d users aren't erased yet (%s); retrying", len(erased), bad)

@@ -6,12 +6,13 @@ topic `formats`: Redis may be wiped, and a file belongs to one machine. Rooms th
 read it when they start: the learner. Deployments of release 0.2 have no such topic: level 1.
 """
 
+from collections.abc import Callable
 from contextlib import closing
 from typing import Final
 
 import msgspec
 
-from stream.events.topics import FORMATS
+from stream.events.topics import ERASED, FORMATS
 from stream.log.protocol import START, Log
 from stream.runtime.errors import MissingTopic, SettingsError
 from stream.runtime.formats import LEVEL, RELEASES
@@ -49,6 +50,17 @@ def read_level(log: Log) -> int:
             f"this build knows those up to {RELEASES[-1]} (level {LEVEL}): start release {found.release} or a later one"
         )
     return found.level
+
+
+def check_erasable(partitions: Callable[[str], int]) -> None:
+    """Raises MissingTopic where nobody can be erased yet, LogUnavailable. `partitions`: of a topic, as a Log says."""
+    try:
+        partitions(ERASED.name)
+    except MissingTopic:
+        raise MissingTopic(
+            f"nobody can be erased here yet: the topic {ERASED.name} doesn't exist. Run `thalweg apply-topics`, in a "
+            "deployment that release 0.2 made with --finalize, once all rooms are of 0.3 or later (docs/upgrading.md)"
+        ) from None
 
 
 def raise_level(log: Log) -> None:

@@ -39,6 +39,14 @@ class FrozenTable:
         """The row of each key in `values`; −1: there is none."""
         return _rows_of(self.keys, self._starts, keys)
 
+    def without(self, keys: U64) -> "FrozenTable":
+        """The same without these keys; itself, if it has none of them."""
+        rows = self.rows_of(keys)
+        rows = rows[rows >= 0]
+        if not len(rows):
+            return self
+        return FrozenTable(np.delete(self.keys, rows), np.delete(self.values, rows, axis=0), self.bits)
+
     def arrays(self) -> dict[str, Any]:
         """The arrays themselves, which nothing changes."""
         return {"keys": self.keys, "values": self.values, "bits": np.array([self.bits], np.int64)}
@@ -86,6 +94,17 @@ class TableCopy:
         assert self.is_done
         self._starts[self._bucket + 1 :] = self._count
         return FrozenTable(self._keys[: self._count], self._values[: self._count], self.bits, self._starts)
+
+    def without(self, keys: U64) -> "TableCopy":
+        """The same without these keys, of which more may follow; itself, if it has none of them."""
+        copied, values, starts = self._keys[: self._count], self._values[: self._count], self._starts.copy()
+        starts[self._bucket + 1 :] = self._count
+        rows = _rows_of(copied, starts, keys)
+        rows = rows[rows >= 0]
+        if not len(rows):
+            return self
+        state = np.array([self.bits, self._next, 0], np.int64)
+        return TableCopy.of(np.delete(copied, rows), np.delete(values, rows, axis=0), state)
 
     def arrays(self) -> dict[str, Any]:
         """What was copied so far."""

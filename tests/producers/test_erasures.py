@@ -1,9 +1,14 @@
 """Erasing a user and retiring an item by a file of events."""
 
+import pytest
+
 from producers.features import FeatureBuilder
 from producers.json_lines import decode_line
 from producers.source import SourceElement
+from stream.events.topics import TOPICS
 from stream.events.types import Erase, Impression, Install, RetiredItem, User
+from stream.log.memory_log import MemoryLog
+from stream.runtime.errors import MissingTopic
 from tests.producers.test_replay import PARTITIONS, memory, play, records, written
 from tests.support.producer_worlds import tiny_spec
 
@@ -24,6 +29,14 @@ def test_lines_erase_a_user_and_retire_an_item() -> None:
     assert [event for some in written(log).values() for event in some if isinstance(event, Erase)] == [Erase("ann", T)]
     for topic, key in (("items", b"tea"), ("users", b"ann")):
         assert [(record.key, bool(record.value)) for record in records(log, topic)] == [(key, True), (key, False)]
+
+
+def test_nobody_is_erased_where_the_ledger_is_missing() -> None:
+    """In a deployment that an earlier release made: the replay ends, and says what to do."""
+    log = MemoryLog({topic.name: topic.partitions or PARTITIONS for topic in TOPICS if topic.level == 1}, lambda: 7)
+    with pytest.raises(MissingTopic, match="--finalize"):
+        play(log, [Install("u", "a", T, "1"), Erase("u", T + 1)])
+    assert not [event for some in written(log).values() for event in some if isinstance(event, Erase)]
 
 
 def test_pages_after_an_erasure_have_no_history_or_attributes() -> None:

@@ -18,7 +18,7 @@ from learner.training.ranking_figures import sessions
 from learner.training.slices import Slices
 from producers.features import CandidatePage, Candidates, FeatureBuilder, PreparedEvent
 from producers.source import InvalidEvent, Pause, SourceElement, WorldEvent, first_pages
-from stream.events.types import INSTALLED, WINDOW_CLOSED, Examples, Impression, RetiredItem, Tick
+from stream.events.types import INSTALLED, WINDOW_CLOSED, Erase, Examples, Impression, RetiredItem, Tick
 from stream.features.encoder import one_page
 from stream.features.serve_as import as_served
 from stream.joiner.label_rules import label_rules
@@ -111,7 +111,7 @@ class Backtest:
     _rows: dict[str, int] = field(default_factory=dict)  # request id → row of its first item
     _items: int = 0  # of these pages
     _prepared: list[PreparedEvent] = field(default_factory=list)
-    _record: list[Examples] = field(default_factory=list)
+    _record: list[Examples | Erase] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
     _events: int = 0
     _last_ms: int = 0
@@ -184,6 +184,8 @@ class Backtest:
             for examples in emitted:
                 self._add_labels(examples, examples.page is event)
             self._record += emitted
+            if isinstance(event, Erase):
+                self._record.append(event)
             self._events += 1
             if self._events % self.pack == 0:
                 self._emit()
@@ -213,9 +215,11 @@ class Backtest:
         record, self._record = self._record, []
         if record:
             self.log.append()
-            rows = [self._rows[examples.page.request_id] for examples in record]
-            self._steps.append(EmittedRecord(record, rows, self.log.newest))
-            self.learned += sum(len(examples.labels) for examples in record)
+            emitted = [event for event in record if isinstance(event, Examples)]
+            rows = [self._rows[examples.page.request_id] for examples in emitted]
+            erased = [event for event in record if isinstance(event, Erase)]
+            self._steps.append(EmittedRecord(emitted, rows, self.log.newest, erased))
+            self.learned += sum(len(examples.labels) for examples in emitted)
 
     def _play_steps(self) -> None:
         """All entrants predict and learn what is collected."""

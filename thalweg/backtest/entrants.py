@@ -9,7 +9,7 @@ from learner.retraining.schedule import RetrainSchedule
 from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from producers.features import CandidatePage
-from stream.events.types import Examples, Impression
+from stream.events.types import Erase, Examples, Impression
 from stream.features.encoder import DeepInput, WideKeys
 from stream.spec.spec import Spec
 from stream.spec.values import PartName
@@ -32,11 +32,12 @@ class AskedPage(NamedTuple):
 
 
 class EmittedRecord(NamedTuple):
-    """A record of `examples` to be learned. `rows`: of the first item of each one's page."""
+    """A record of `examples` to be learned. `rows`: of the first item of each one's page. `erased`: at its end."""
 
     events: Sequence[Examples]
     rows: Sequence[int]
     offset: int
+    erased: Sequence[Erase] = ()
 
 
 Step = ShownPage | AskedPage | EmittedRecord
@@ -130,7 +131,7 @@ class ModelEntrant(Entrant):
         served = iter(model.encode_pages(asked, serving=True))
         emitted = [step for step in steps if isinstance(step, EmittedRecord)]
         chunks = model.record_encoder.of_events(
-            [record.events for record in emitted], [record.offset for record in emitted], NO_SOURCE
+            [[*record.events, *record.erased] for record in emitted], [record.offset for record in emitted], NO_SOURCE
         )
         records = iter([(chunk, r) for chunk in chunks for r in range(len(chunk))])
         found = []

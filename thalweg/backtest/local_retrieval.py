@@ -16,7 +16,7 @@ from ranker.retrieval.sources import ORDERS
 from ranker.versions.learned_items import LearnedItems, learned_items
 from ranker.versions.snapshot_validation import retrieval_change
 from stream.events.types import Install, Item
-from stream.features.page_features import Catalogue, Layout
+from stream.features.page_features import Catalogue, Layout, id_of
 from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.spec.values import duration_ms
@@ -36,6 +36,7 @@ class LocalRetrieval:
         layout = Layout(spec)
         self.settings = settings or spec.retrieval
         self._learner = ItemRetrieval(self.settings, layout) if self.settings.is_learned else None
+        self._user_seed = layout.seeds["user.id"]
         self._catalogue, self._columns = Catalogue(layout), ItemColumns()
         self._slots: dict[str, int] = {}
         self._installs, self._impressions = np.zeros((2, 1024))
@@ -60,6 +61,12 @@ class LocalRetrieval:
         """An install, or its retraction, of an item that was described or shown; others can't be retrieved."""
         if install.item in self._slots:
             self._unpublished.append(install)
+
+    def erase(self, user: str) -> None:
+        """Forget what the user installed; what it taught items stays, as in the learner."""
+        self._learn()
+        if self._learner:
+            self._learner.erase(np.uint64(id_of(self._user_seed, user)))
 
     def _put(self, name: str, popularity: float) -> None:
         self._columns.put(name, popularity)

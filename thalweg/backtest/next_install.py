@@ -20,7 +20,7 @@ import numpy as np
 
 from producers.source import SourceElement, WorldEvent
 from ranker.ranking.retrieval_terms import rank_terms, with_terms
-from stream.events.types import Impression, Install, Item, Tick
+from stream.events.types import Erase, Impression, Install, Item, Tick
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, F64, I64, Bools
 from thalweg.backtest.judgement import AS_SHOWN, JudgedRows
@@ -108,6 +108,10 @@ class NextInstalls:
         elif isinstance(event, Install):
             if self._sessions.update(event):
                 self._retrieval.install(event)
+        elif isinstance(event, Erase):
+            self._sessions.erase(event.user)
+            self._retrieval.erase(event.user)
+            self._contexts.pop(event.user, None)
         elif isinstance(event, Impression):
             begun = time.perf_counter()
             self._orders.append(self._order(event))

@@ -98,6 +98,11 @@ class UserSessions:
             self._newest_ms[user] = max(self._newest_ms[user], install.time_ms)
         return True
 
+    def erase(self, user: str) -> None:
+        """Take back all that the user has."""
+        for item in self.session(user).tolist():
+            self.update(Install(user, self.names[item], 0, "", retracted=True))
+
 
 class GrowingRows:
     """Rows of whole numbers that grow at their ends; a row that is full moves to where it has twice the room."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stream.runtime.errors import SettingsError
-from thalweg.cli.options import JsonFile, ModelSpec, inspect_settings, model_name, write_json
+from thalweg.cli.options import JsonFile, ModelSpec, inspect_settings, model_name, print_stderr, write_json
 
 
 def erase(
@@ -52,6 +52,8 @@ def erase(
         event = Erase(user, now_ms())
         receipt = erasure.erase(log, event, client, store, settings.topic_prefix, wait)
     print_table(receipt.table())
+    if warning := receipt.warning():
+        print_stderr(warning)
     write_json(json_file, receipt.figures())
     if None in receipt.reached_ms.values():
         raise typer.Exit(1)

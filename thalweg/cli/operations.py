@@ -16,7 +16,9 @@ from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
     from stream.log.kafka_log import KafkaLog
+    from stream.log.protocol import Log
     from stream.runtime.settings import Settings
+    from thalweg.views.dead_letters import DeadLetterRecord
 
 operations = typer.Typer()
 operations.add_typer(snapshots, name="snapshots")
@@ -146,6 +148,17 @@ def trace(
         raise DataError(f"page {request} isn't in `events`: only dead letters mention it")
 
 
+def _dead_letters(log: "Log", topic: str) -> "list[DeadLetterRecord]":
+    """Those of a topic; how many are left out, since their users were erased, is printed."""
+    from thalweg.views.dead_letters import read_dead_letters, without_erased
+
+    every = read_dead_letters(log, topic)
+    found = without_erased(log, every)
+    if len(found) < len(every):
+        print(f"{topic}: {len(every) - len(found)} dead letters of erased users are left out")
+    return found
+
+
 @dlq_app.command("ls")
 def dlq_ls(
     topic: Annotated[str, typer.Option(help="Only dead letters of this source topic.", show_default="all")] = "",
@@ -157,12 +170,11 @@ def dlq_ls(
     A dead letter that was written twice (a joiner restarts after a kill, every ranker reads a bad item) counts once.
     """
     from stream.events.topics import DEAD_LETTERS
-    from thalweg.views.dead_letters import read_dead_letters
     from thalweg.views.operations_tables import dead_letters_table, reasons_table
     from thalweg.views.tables import print_table
 
     with open_log(inspect_settings()) as log:
-        found = {name: read_dead_letters(log, name) for name in ([topic] if topic else DEAD_LETTERS)}
+        found = {name: _dead_letters(log, name) for name in ([topic] if topic else DEAD_LETTERS)}
     every = [record for records in found.values() for record in records]
     if every:
         print_table(reasons_table(every))
@@ -184,11 +196,10 @@ def dlq_show(
 
     Bytes are decoded up to the first that is broken, the rest is in hex.
     """
-    from thalweg.views.dead_letters import read_dead_letters
     from thalweg.views.operations_tables import dead_letter_lines
 
     with open_log(inspect_settings()) as log:
-        records = read_dead_letters(log, topic)
+        records = _dead_letters(log, topic)
     found = next((record for record in records if record.number == number), None)
     if found is None:
         raise DataError(f"{topic} has no dead letter {number}; `thalweg dlq ls --topic {topic}` lists them")
@@ -224,7 +235,7 @@ def dlq_replay(
         raise SettingsError("--from and --to are numbers within one topic: name it with --topic")
     with open_log(inspect_settings()) as log:
         topics = [topic] if topic else list(DEAD_LETTERS)
-        records = [record for name in topics for record in dead_letters.read_dead_letters(log, name)]
+        records = [record for name in topics for record in _dead_letters(log, name)]
         selected = dead_letters.select(records, reason, first, last)
         counts = dead_letters.replay(log, selected, dry_run=dry_run)
     sent = "would be sent" if dry_run else "sent"

@@ -12,14 +12,14 @@ final is never emitted again. The event comes back as a new dead letter; a joine
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
-import msgpack  # type: ignore[import-untyped]  # ships no types
 import xxhash
 
 from stream.events.codec import decode_entity, encode
 from stream.events.topics import DEAD_LETTERS, ITEMS, USERS
 from stream.events.types import DeadLetter
+from stream.history.erasing import is_erased, read_erased
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent, DataError
 from thalweg.audit.log_scan import read_range
@@ -97,6 +97,12 @@ def read_dead_letters(log: Log, topic: str, since_ms: int = 0) -> list[DeadLette
     return [replace(one, replayed_ms=replayed.get(identity, 0)) for identity, one in found.items()]
 
 
+def without_erased(log: Log, records: Sequence[DeadLetterRecord]) -> list[DeadLetterRecord]:
+    """Those that don't name a user who was erased after they were written. Raises LogError."""
+    erased = read_erased(log) if records else {}
+    return [one for one in records if not is_erased(one.dead_letter, one.time_ms, erased)]
+
+
 def select(
     records: Iterable[DeadLetterRecord], reason: str = "", first: int = 0, last: int | None = None
 ) -> list[DeadLetterRecord]:
@@ -148,27 +154,6 @@ def as_record(dead_letter: DeadLetter) -> bytes:
     head = {0xDC: 3, 0xDD: 5}.get(raw[0], 1 if 0x90 <= raw[0] <= 0x9F else 0)
     is_single = head and raw[head : head + 1] < b"\x80"  # an event begins with its tag, a small number
     return b"\x91" + raw if is_single and len(raw) > head else raw
-
-
-def decode_prefix(raw: bytes) -> tuple[list[Any], bytes]:
-    """The values of a msgpack array before the first that is broken, and the bytes from there on."""
-    reader = msgpack.Unpacker(raw=False, strict_map_key=False, unicode_errors="backslashreplace",
-                              max_buffer_size=len(raw) + 1)  # fmt: skip
-    reader.feed(raw)
-    values: list[Any] = []
-    good = 0
-    try:
-        reader.read_array_header()
-        good = reader.tell()
-    except (ValueError, msgpack.UnpackException):
-        return [], raw
-    while good < len(raw):
-        try:
-            values.append(reader.unpack())
-        except (ValueError, msgpack.UnpackException, RecursionError):
-            break
-        good = reader.tell()
-    return values, raw[good:]
 
 
 def hex_dump(raw: bytes, bytes_max: int = 512) -> list[str]:

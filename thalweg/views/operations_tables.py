@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from thalweg.views.dead_letters import DeadLetterRecord, decode_prefix, hex_dump
+from stream.log.dead_letters import decode_prefix
+from thalweg.views.dead_letters import DeadLetterRecord, hex_dump
 from thalweg.views.tables import format_time
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from learner.publishing.version_builder import VersionBuilder, serving_deep_logi
 from learner.training.model import Model
 from learner.training.progressive_validation import ProgressiveValidation
 from stream.events.types import Examples
-from stream.features.page_features import Layout
+from stream.features.page_features import Layout, id_of
 from stream.snapshots.manifest import decode_manifest, encode_manifest
 from stream.snapshots.payload import NAMES_MAX
 from stream.snapshots.verdict import CALIBRATION, COLUMN, NORMS, NOT_FINITE, RANKING, SHIFT, SPREAD, Verdict
@@ -53,6 +53,31 @@ class Learning:
         for record in LOG[self.at : self.at + count]:
             self.model.learn(record, self.at)
             self.at += 1
+
+
+def test_an_erased_user_s_pages_are_no_longer_compared() -> None:
+    """The others' are, by the scores that they had; without any page there is no comparison."""
+    learning = Learning()
+    gate, model = learning.gate, learning.model
+    users = np.array([id_of(model.layout.seeds["user.id"], f"u{k}") for k in range(20)], np.uint64)
+    before = gate.evidence()
+    assert before is not None
+    shown = users[np.isin(users, before[0].pages.words)]
+    gate.erase(shown[:1])
+    after = gate.evidence()
+    assert after is not None
+    assert not any(np.isin(shown[:1], one.pages.words) for one in (after[0], *gate._anchors))
+    assert np.isin(shown[1:], after[0].pages.words).all()
+    assert 0 < len(after[0].pages) < len(before[0].pages)
+    scores, items = after[0].scores, len(after[0].pages)
+    assert len(scores.log_odds) == len(scores.deep) == len(after[0].pages.members) == len(after[1].deep) == items
+    same = compared(scores.log_odds, after[1].log_odds, after[0].pages.ends)
+    assert abs(same.shift) < 1e-6, "each item is compared with its own score"
+    assert gate.judge(deep=True).passed
+    raise_rate(model, times=2.0)
+    assert gate.judge(deep=True).cause == SHIFT
+    gate.erase(users)
+    assert gate.evidence() is None
 
 
 @pytest.mark.parametrize(

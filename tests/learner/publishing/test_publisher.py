@@ -14,6 +14,8 @@ from structlog.testing import capture_logs
 from learner.publishing.version_builder import (
     BuiltVersion,
 )
+from stream.events.types import Erase
+from stream.features.page_features import id_of
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
 from stream.snapshots.manifest import Head, Manifest
 from stream.snapshots.memory_store import MemoryStore
@@ -41,6 +43,51 @@ def test_a_store_that_is_down_delays_and_loses_nothing(tmp_path: Path) -> None:
     assert head.version == bench.publisher.version == 6
     wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
     assert (wide, statistics) == learned_state(bench.model)[:2]
+
+
+def test_gate_and_quarantine_forget_who_was_erased(tmp_path: Path) -> None:
+    """At the first look after the model has learned it; at a process's start, everybody's evidence that is left."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    evidence = bench.publisher.gate.evidence()
+    assert evidence is not None
+    ids = {id_of(bench.model.layout.seeds["user.id"], f"u{k}"): f"u{k}" for k in range(20)}
+    user_id = next(word for word in evidence[0].pages.words.tolist() if word in ids)
+    np.savez(tmp_path / "a.npz", page_words=evidence[0].pages.words)
+    bench.publisher.maybe_publish(3)
+    assert (tmp_path / "a.npz").exists()
+    bench.model.learn([Erase(ids[user_id], 1)], 3)
+    bench.publisher.maybe_publish(4)
+    assert not (tmp_path / "a.npz").exists()
+    left = bench.publisher.gate.evidence()
+    assert left is None or user_id not in left[0].pages.words
+    np.savez(tmp_path / "b.npz", page_words=evidence[0].pages.words)
+    again = Bench(tmp_path, bench.store)
+    again.model.erased = bench.model.erased
+    again.publisher.maybe_publish(4)
+    assert not (tmp_path / "b.npz").exists()
+
+
+@pytest.mark.parametrize("turns", [30, 31, 32])
+def test_an_erasure_alone_publishes_the_deep_part_too(tmp_path: Path, turns: int) -> None:
+    """When nothing else is learned, a deep part that isn't due yet follows once it is: the embedding goes."""
+    bench = Bench(tmp_path)
+    for _ in range(turns):
+        bench.turn()
+    assert bench.model.deep is not None
+    vocabulary = bench.model.deep.vocabulary
+    user_id = np.array([id_of(bench.model.layout.seeds["user.id"], "u3")], np.uint64)
+    assert vocabulary.rows_of(user_id)[0]
+    bench.model.learn([Erase("u3", 1)], turns)
+    for _ in range(4):
+        bench.ms += 100
+        bench.publisher.maybe_publish(turns + 1)
+        bench.settle()
+    head = bench.store.head()
+    assert head is not None
+    deep = assembled(bench.store, bench.store.manifest(head.version))[2]
+    assert int(user_id[0]) not in deep
 
 
 def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from learner.publishing import quarantine as module
 from learner.publishing.gate import PublishGate
-from learner.publishing.quarantine import Quarantine
+from learner.publishing.quarantine import Quarantine, evidence_arrays
 from learner.training.model import Model
+from stream.features.page_features import id_of
 from stream.snapshots.payload import digest_of
 from stream.snapshots.verdict import Verdict
 from tests.support.learner_world import records, small_spec
@@ -49,6 +50,22 @@ def test_a_cause_is_recorded_once_until_a_version_passes(
     folder.passed()
     folder.add(11, verdict, model, gate)
     assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_evidence_with_a_page_of_an_erased_user_goes(
+    judged: tuple[Model, PublishGate, Verdict], tmp_path: Path
+) -> None:
+    """Its figures stay; so do the weights of evidence without one, but for an archive that nobody can read."""
+    model, gate, verdict = judged
+    folder = Quarantine(tmp_path)
+    assert folder.erase(np.array([5], np.uint64)) == 0, "there is no folder yet"
+    folder.add(7, verdict, model, gate)
+    users = {id_of(model.layout.seeds["user.id"], f"u{k}") for k in range(20)}
+    shown = users & set(evidence_arrays(model, gate)["page_words"].tolist())
+    assert folder.erase(np.array([id_of(model.layout.seeds["user.id"], "nobody")], np.uint64)) == 0
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    assert folder.erase(np.array([shown.pop()], np.uint64)) == 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
 
 
 def test_the_evidence_shows_what_was_refused(judged: tuple[Model, PublishGate, Verdict], tmp_path: Path) -> None:

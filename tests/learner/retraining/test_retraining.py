@@ -1,5 +1,7 @@
 """A retrain in one thread: what trains, what stays, the verdict, the promotion at an example index."""
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from learner.retraining.judgement import Heard, Pair, judge
 from learner.retraining.retraining import Retraining, copy_of
 from learner.retraining.schedule import RetrainSchedule
 from learner.retraining.window import encoded_window, train_on_window
+from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from learner.wide.forgetting import AGE_MS
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
-from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Examples
+from stream.events.types import LATE_POSITIVE, WINDOW_CLOSED, Erase, Examples, TrainingEvent
+from stream.features.page_features import id_of
 from stream.log.protocol import Record
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32
@@ -20,12 +24,17 @@ from tests.support.learned_models import assert_same, learned
 from tests.support.learner_world import records, small_spec
 
 SPEC = small_spec()
-Log = list[list[Examples]]
+Log = Sequence[Sequence[TrainingEvent]]
 
 
 def log_of(log: Log, first: int = 0) -> list[Record]:
     """As they are in the log."""
     return [Record(EXAMPLES.name, 0, n, n, None, encode_record(events)) for n, events in enumerate(log, first)]
+
+
+def users_of(events: Sequence[TrainingEvent]) -> list[str]:
+    """Whose pages a record has."""
+    return [event.page.user for event in events if isinstance(event, Examples)]
 
 
 def retrained(model: Model, log: Log, spec: Spec = SPEC) -> Retraining:
@@ -47,6 +56,44 @@ def test_a_retrain_trains_the_deep_part_and_leaves_the_wide_weights() -> None:
     assert new.progress.lifetime() == model.progress.lifetime()
     assert (new.deep.layers()[0][0] != model.deep.layers()[0][0]).mean() > 0.3
     assert (new.warm_starts, new.warm_start_at) == (1, model.examples)
+
+
+def test_a_retrain_does_not_bring_an_erased_user_back() -> None:
+    """The window's pages of the user from before the erasure aren't trained on; later ones and others' are."""
+    log: list[list[TrainingEvent]] = [[*some] for some in records(SPEC, 200)]
+    log[30].append(Erase("u3", 1))
+    back = next(n for n in range(31, len(log)) if "u3" in users_of(log[n]))
+    for end, comes_back in ((back, False), (len(log), True)):
+        model = Model(SPEC)
+        for offset, events in enumerate(log[:end]):
+            model.learn(events, offset)
+        batches = encoded_window(model, log_of(log[:end]))
+        new = Retraining.begin(model, SPEC, lambda of: encoded_window(of, log_of(log[:end]))).new  # noqa: B023  # at once
+        user = np.array([id_of(model.layout.seeds["user.id"], "u3")], np.uint64)
+        for one in (model.deep, new.deep):
+            assert one is not None
+            assert one.vocabulary.table.contains(user)[0] == comes_back
+        assert {*new.wide.table.rows()[:, 0].tolist()} == {*model.wide.table.rows()[:, 0].tolist()}
+        ids = [batch.inputs.ids[batch.inputs.id_offsets[0] : batch.inputs.id_offsets[-1]] for batch in batches]
+        assert (user[0] in np.concatenate(ids)) == comes_back
+        pages = sum(users_of(some).count("u3") for some in log[:31])
+        assert model.examples - sum(map(len, batches)) == 3 * pages > 0
+
+
+def test_a_window_that_is_kept_forgets_an_erased_user() -> None:
+    """As backtests keep it: the user's examples leave it at the erasure, all others stay."""
+    log: list[list[TrainingEvent]] = [[*some] for some in records(SPEC, 60)]
+    log[-1].append(Erase("u3", 1))
+    schedule = RetrainSchedule(Model(SPEC))
+    for offset, events in enumerate(log):
+        (chunk,) = schedule.model.record_encoder.of_events([events], [offset], NO_SOURCE)
+        schedule.learn(chunk, 0, 1)
+    user = id_of(schedule.model.layout.seeds["user.id"], "u3")
+    inputs = [batch.inputs for batch in schedule._window]
+    ids = np.concatenate([one.ids[one.id_offsets[0] : one.id_offsets[-1]] for one in inputs])
+    examples = sum(3 for some in log for one in users_of(some) if one != "u3")
+    assert user not in ids
+    assert schedule._examples == sum(map(len, schedule._window)) == examples < schedule.model.examples
 
 
 def test_rows_are_put_back_at_the_scale_of_the_sums() -> None:

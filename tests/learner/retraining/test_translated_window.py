@@ -11,9 +11,10 @@ from learner.training.model import Model
 from producers.features import FeatureBuilder
 from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES
-from stream.events.types import Examples, Impression, Install, Item, Tick, User
-from stream.features.page_features import Layout, statistics_of
+from stream.events.types import Erase, Examples, Impression, Install, Item, Tick, User
+from stream.features.page_features import Layout, id_of, statistics_of
 from stream.features.page_translation import Attributes
+from stream.features.user_rows import user_keys
 from stream.log.protocol import Record
 from stream.spec.spec import Spec
 from stream.spec.spec_file import parse_spec
@@ -139,6 +140,30 @@ def test_a_new_model_has_the_new_statistics_rows() -> None:
         model.learn([structs.replace(e, ids=[i ^ 5 for i in e.ids]) for e in events], record.offset)
     assert model.examples > before
     assert model.rejected == []
+
+
+def test_statistics_of_an_erased_user_do_not_come_back() -> None:
+    """Those that a spec adds are replayed up to the erasure and from it on: others' rows are as without it."""
+    old, new = spec_of("eager", added=False), spec_of("eager", added=True)
+    logged, models = records_of(old), list[Model]()
+    erasure = Record(EXAMPLES.name, 0, len(logged), 0, None, encode_record([Erase("u3", 1)]))
+    for window in (logged, [*logged, erasure], [*logged[:80], erasure, *logged[80:]]):
+        live, model = Model(old), Model(new, previous=[old])
+        WindowTranslation(new, [old]).translate(window, live, model)
+        models.append(model)
+    whole, erased, back = models
+    user_id = np.uint64(id_of(whole.layout.seeds["user.id"], "u3"))
+    others = np.unique(np.concatenate([np.frombuffer(e.page.features, np.uint64) for e in examples_of(logged)]))
+    keys = [keys for _, keys in user_keys(whole.statistics.program.crosses, whole.layout, user_id, others)]
+    every = np.concatenate(keys)
+    own = every[whole.statistics.table.contains(every)]
+    assert len(own) > 3
+    assert not erased.statistics.table.contains(own).any()
+    assert back.statistics.table.contains(own).sum() > 0, "what came later is of a new user"
+    rows = whole.statistics.table.rows()
+    rest = rows[~np.isin(rows[:, 0], own)]
+    np.testing.assert_array_equal(erased.statistics.table.rows_of(rest[:, 0].copy()), rest)
+    assert len(whole.statistics.likenesses) > len(erased.statistics.likenesses) > 0
 
 
 def test_a_new_column_comes_from_what_is_known_of_the_items() -> None:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from learner.checkpoints.checkpoint import restore, take
+from learner.training.erasing import erase_user
+from learner.training.frozen_model import frozen_arrays
 from learner.training.model import Model
 from stream.events.types import Erase, Examples, TrainingEvent
 from stream.features.encoder import one_page
@@ -12,6 +14,7 @@ from stream.spec.spec import Spec
 from stream.tables.dtypes import U64
 from stream.tables.hash_table import HashTable
 from tests.support.changing_world import RETRIEVAL
+from tests.support.held_out_models import holding_spec, judge_often
 from tests.support.learned_models import assert_same
 from tests.support.learner_world import records, small_spec
 
@@ -110,6 +113,39 @@ def test_a_restart_before_or_after_it_ends_in_the_same_bits(spec: Spec, log: lis
             stopped = restore(spec, take(stopped, 0, 0, 0))
     assert_same(stopped, unbroken)
     assert len(unbroken.erased) == 3
+
+
+def test_held_out_pages_and_the_anchor_forget_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that wait for labels, and what the anchor predicts by, be it complete or being copied; bits are the same
+    after a restart in between."""
+    judge_often(monkeypatch)
+    spec = holding_spec(0.2, **{'["user.history", "item.id"],': CROSSED})
+    log = records(spec, 600)
+    model = Model(spec)
+    user_id = np.uint64(id_of(model.layout.seeds["user.id"], USER))
+    stopped, dropped = Model(spec), 0
+    for offset, record in enumerate(log):
+        for one in (model, stopped):
+            one.learn(record, offset)
+        held_out = model.held_out
+        if offset % 40 == 39 or (held_out._copy and not dropped):
+            wide, _ = own_keys(model, pages_of(log, USER))
+            waiting, others = [[page for page in held_out.pages._waiting.values() if (user_id in page.words) == is_own]
+                               for is_own in (True, False)]  # fmt: skip
+            stopped = restore(spec, take(stopped, 0, 0, 0))
+            removed = erase_user(model, USER)
+            assert removed == erase_user(stopped, USER)
+            dropped += bool(held_out._copy)
+            assert [*held_out.pages._waiting.values()] == others
+            assert removed.pages >= len(waiting)
+            frozen = [frozen_arrays(held_out.anchor)] if held_out.anchor else []
+            for arrays in [*frozen, *([held_out._copy.arrays()] if held_out._copy else [])]:
+                assert not wide & set(arrays["wide_keys"].tolist())
+                assert user_id not in arrays["vectors_keys"]
+            assert_same(restore(spec, take(model, 0, 0, 0)), model)
+    assert model.held_out.anchor
+    assert dropped, "an anchor was being copied once"
+    assert_same(stopped, model)
 
 
 def test_a_roll_back_does_not_bring_a_user_back(spec: Spec, log: list[list[Examples]]) -> None:

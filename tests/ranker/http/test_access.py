@@ -94,6 +94,22 @@ def test_a_user_is_erased_by_an_admin_only(tmp_path: Path) -> None:
         assert ranker.client.delete("/v1/users/" + "x" * 300, headers=bearer(OTHER)).status_code == 400
 
 
+def test_nobody_is_erased_where_the_ledger_is_missing(tmp_path: Path) -> None:
+    """In a deployment that an earlier release made; other events of the list are written."""
+    file = write(tmp_path / "tokens.toml", ops=(ONE, ["admin", "events"]))
+    with http_ranker(file) as ranker:
+        del ranker.log._topics["erased"]
+        events = [{"type": "erase", "user": "bob"}, {"type": "install", "user": "bob", "item": "i"}]
+        answer = ranker.client.post("/v1/events", json=events, headers=bearer(ONE)).json()
+        assert [one["status"] for one in answer["results"]] == ["invalid", "written"]
+        refused = ranker.client.delete("/v1/users/bob", headers=bearer(ONE))
+        assert refused.status_code == 500
+        for why in (answer["results"][0]["reason"], problem_of(refused)["detail"]):
+            assert "--finalize" in why
+        assert not ranker.log.records("users")
+        assert ranker.dropped == []
+
+
 def test_without_tokens_it_does_not_listen_beyond_loopback(file: Path, tmp_path: Path) -> None:
     """An empty file is as good as none."""
     empty = tmp_path / "empty.toml"

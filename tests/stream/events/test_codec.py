@@ -34,6 +34,7 @@ from stream.events.types import (
     Organic,
     RankReply,
     RankRequest,
+    Removal,
     ReplyTo,
     Tick,
     User,
@@ -106,6 +107,7 @@ GOLDEN = [
     (History("u1", "a", 2_000), "9409a27531a161cd07d0"),
     (Organic("u1", "a", 2_000, "i1", "r1", 2_001), "970ba27531a161cd07d0a26931a27231cd07d1"),
     (FeatureName("context.device", "phone"), "930cae636f6e746578742e646576696365a570686f6e65"),
+    (Removal("u1", 2_000, "learner m", {"wide": 3}), "950ea27531cd07d0a96c6561726e6572206d81a47769646503"),
     (DeadLetter(b"\xc1", "BadEvent", "why", "events", 1, 42), "970ac401c1a84261644576656e74a3776879a66576656e7473012a"),
 ]
 

@@ -17,7 +17,8 @@ from learner.training.dedup import NO_SOURCE
 from learner.training.model import Model
 from producers.features import FeatureBuilder
 from producers.source import WorldEvent
-from stream.events.types import Impression, Install, Tick
+from stream.events.types import Erase, Impression, Install, Tick, TrainingEvent
+from stream.features.encoder import one_page
 from stream.runtime.errors import DataError
 from stream.spec.parts import Gate, Policy
 from stream.spec.spec import Spec
@@ -31,6 +32,8 @@ from thalweg.backtest.report import judgements
 from thalweg.cli.main import app
 
 EVENTS = world(400)
+ERASED_MS = max(event.time_ms for event in EVENTS[:500] if isinstance(event, Impression | Install))
+ERASED: list[WorldEvent] = [*EVENTS[:500], Erase("u3", ERASED_MS), *EVENTS[500:]]
 
 
 def test_a_second_run_says_the_same() -> None:
@@ -51,6 +54,26 @@ def test_a_prediction_knows_nothing_of_what_comes_later() -> None:
     assert part.predictions.tobytes() == whole.predictions[:, : 2 * 150].copy().tobytes()
 
 
+def test_an_erased_user_is_new_to_model_and_statistics() -> None:
+    """Until then all is predicted as if nobody were erased; then the user's pages are those of a stranger."""
+    gone = [event for event in ERASED[501:] if getattr(event, "user", "") != "u3"]
+    scores, backtest = backtested([*ERASED[:501], *gone], ["wide", "deep"])
+    whole, _ = backtested(EVENTS, ["wide", "deep"])
+    shown = 2 * sum(isinstance(event, Impression) for event in ERASED[:500])
+    assert scores.predictions[:, :shown].tobytes() == whole.predictions[:, :shown].tobytes()
+    ours = backtest.entrants[0]
+    assert isinstance(ours, ModelEntrant)
+    pages = [step for step in ERASED[:500] if isinstance(step, Impression) and step.user == "u3"]
+    assert pages
+    words = np.frombuffer(FeatureBuilder(camps_spec(), 1).process(pages[0]).event.features, np.uint64)  # type: ignore[union-attr]
+    keys = {*ours.model.encoder.wide_keys(one_page(words)).keys.tolist()}
+    table = ours.model.wide.table
+    of_user = {key for key in keys if key & 255 == 1 + ours.model.encoder.cross_names.index("user.id")}
+    assert of_user
+    assert not table.contains(np.array([*of_user], np.uint64)).any()
+    assert backtest.maker.histories.newest("u3", 9) == []
+
+
 def test_entrants_are_alone_among_others() -> None:
     """Side by side, each predicts what it predicts on its own."""
     together, _ = backtested(EVENTS, ["wide"], ["deep"], ["wide", "deep"])
@@ -61,20 +84,31 @@ def test_entrants_are_alone_among_others() -> None:
         assert together.names[i] == ",".join(parts)
 
 
-def test_it_learns_what_a_learner_learns() -> None:
+@pytest.mark.parametrize("events", [EVENTS, ERASED], ids=["plain", "a user is erased"])
+def test_it_learns_what_a_learner_learns(events: list[WorldEvent]) -> None:
     """A model with statistics of its own that is given the joiner's records says the same when it learns them."""
     spec = camps_spec()
-    maker, records = FeatureBuilder(spec, 1), []
+    maker, records = FeatureBuilder(spec, 1), list[list[TrainingEvent]]()
     last_ms = max(event.time_ms for event in EVENTS if isinstance(event, Impression | Install))
-    for event in [*EVENTS, Tick(last_ms + 8_001)]:
-        if told := maker.process(event).examples:
-            records.append(told)
+    for event in [*events, Tick(last_ms + 8_001)]:
+        joined = maker.process(event)
+        if joined.examples:
+            records.append([*joined.examples])
+        if isinstance(event, Erase):
+            records.append([event])
     learning = RetrainSchedule(Model(spec.without_holdout()))
     for offset, record in enumerate(records):
         (chunk,) = learning.model.record_encoder.of_events([record], [offset], NO_SOURCE)
         learning.learn(chunk, 0, 1)
     model = learning.model
-    scores, _ = backtested(EVENTS, ["wide", "deep"])
+    scores, backtest = backtested(events, ["wide", "deep"])
+    ours = backtest.entrants[0]
+    assert isinstance(ours, ModelEntrant)
+    np.testing.assert_array_equal(
+        np.sort(ours.model.wide.table.rows(), axis=0), np.sort(model.wide.table.rows(), axis=0)
+    )
+    own, theirs = maker.statistics.rows(), model.statistics.rows()
+    np.testing.assert_array_equal(own[np.argsort(own[:, 0])], theirs[np.argsort(theirs[:, 0])])
     assert scores.arrivals == [model.progress.lifetime().auc]
     assert scores.learned == model.examples > len(scores.labels), "late positives are learned, too"
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from producers.source import PAUSE, SourceElement, WorldEvent
-from stream.events.types import Impression, Install, Item, Tick
+from stream.events.types import Erase, Impression, Install, Item, Tick
 from stream.runtime.errors import SettingsError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32
@@ -75,6 +75,24 @@ def test_what_the_user_has_is_not_a_candidate_but_what_was_shown_is() -> None:
     assert found is not None
     assert (found.user, found.time_ms, found.items) == ("me", 5_000, ["a", "c", "x", "y"])
     assert questions.ask(Question("me", 5_000, ["b"])) is None, "the user has it"
+
+
+def test_an_erased_user_is_asked_about_as_a_stranger() -> None:
+    """The session, the context and what retrieval remembers go; what others get by it stays."""
+    questions = NextInstalls(camps_spec(TEXT + "[retrieval]\ncount = 3\ntogether = 2"), [], PEERS, SessionOptions())
+    for item in "abc":
+        questions.see(Item(item))
+    for user, item in ("ma", "mb", "ua", "ub"):
+        questions.see(install(user, item, 1))
+    learner = questions._retrieval._learner
+    assert learner is not None
+    questions.ask(Question("z", 2, ["c"]))
+    questions.see(Erase("m", 5))
+    assert [len(questions._sessions.session(user)) for user in "mu"] == [0, 2]
+    assert len(learner.memories) == 1
+    found = questions.ask(Question("m", 9_000, ["c"]))
+    assert found is not None
+    assert {"a", "b"} <= set(found.items)
 
 
 def test_what_the_spec_retrieves_is_asked_about() -> None:

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from stream.events import codec as events_module
 from stream.events.codec import decode_events, decode_examples, encode, encode_record
-from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ
-from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Examples, Impression, Install, Item, Tick
+from stream.events.topics import EVENTS, EVENTS_DLQ, EXAMPLES, EXAMPLES_DLQ, ITEMS, ITEMS_DLQ, TOPICS
+from stream.events.types import EVENT_BYTES_MAX, DeadLetter, Erase, Examples, Impression, Install, Item, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
-from stream.log.dead_letters import dead_letter
+from stream.joiner.output_records import ledger_record
+from stream.log.dead_letters import dead_letter, decode_prefix
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
 from stream.log.memory_log import MemoryLog
@@ -33,11 +34,11 @@ from thalweg.views.dead_letters import (
     DeadLetterRecord,
     ReplayCounts,
     as_record,
-    decode_prefix,
     hex_dump,
     read_dead_letters,
     replay,
     select,
+    without_erased,
 )
 from thalweg.views.operations_tables import dead_letter_lines
 
@@ -64,6 +65,25 @@ def only(letters: Sequence[DeadLetterRecord]) -> DeadLetterRecord:
     """The one that there is."""
     (letter,) = letters
     return letter
+
+
+def test_dead_letters_of_an_erased_user_are_left_out() -> None:
+    """As far as their bytes name one, in events of every kind; those written later, and an erasure's own, are shown."""
+    now = [5]
+    log = MemoryLog({topic.name: 1 for topic in TOPICS}, lambda: now[0])
+    source, examples = Record(EVENTS.name, 0, 7, T, None, b""), Record(EXAMPLES.name, 0, 7, T, None, b"")
+    shown = Impression("r", T, "ann", ["i"])
+    erased = [encode(shown), encode(Install("ann", "i", T, "1"))[:-1], encode_record([shown])]
+    kept = [encode(Install("bob", "i", T, "1")), b"\xc1", b"ann", b"\x92\x02\x05", encode(Erase("ann", 6))]
+    bury(log, *[(raw, "why", source) for raw in (*erased, *kept)])
+    bury(log, (encode(Examples(shown, [1], [0], [1], [1.0], [0], [T])), "why", examples))
+    assert len(without_erased(log, read_dead_letters(log, EVENTS.name))) == len(erased) + len(kept)
+    log.send(*ledger_record(Erase("ann", 6)))
+    now[0] = 7
+    bury(log, (encode(Install("ann", "j", T, "2")), "why", source))
+    found = without_erased(log, read_dead_letters(log, EVENTS.name))
+    assert [one.dead_letter.original for one in found] == [*kept, encode(Install("ann", "j", T, "2"))]
+    assert without_erased(log, read_dead_letters(log, EXAMPLES.name)) == []
 
 
 def test_a_letter_that_was_written_twice_is_one() -> None:
