@@ -143,13 +143,15 @@ def _mean(runs: Sequence[Explored], name: str) -> float:
 
 
 def _cold(runs: Sequence[ColdStart]) -> dict[str, float]:
-    """Of all new items: the % that became known, quantiles of impressions and pages until then; what pages earned."""
+    """% of new items that became known, quantiles of their impressions and pages until then; what pages earned."""
     impressions, pages = (np.concatenate([getattr(one, name) for one in runs]) for name in ("impressions", "pages"))
+    known = np.isfinite(impressions)
+    p50, p90 = np.quantile(impressions[known], (0.5, 0.9)) if known.any() else (math.nan, math.nan)
     return {
-        "reached": 100 * float(np.isfinite(impressions).mean()),
-        "impressions_p50": float(np.quantile(impressions, 0.5, method="higher")),
-        "impressions_p90": float(np.quantile(impressions, 0.9, method="higher")),
-        "pages_p50": float(np.quantile(pages, 0.5, method="higher")),
+        "reached": 100 * float(known.mean()),
+        "impressions_p50": float(p50),
+        "impressions_p90": float(p90),
+        "pages_p50": float(np.median(pages[known])) if known.any() else math.nan,
         "earned": fmean(one.earned for one in runs),
     }
 
