@@ -33,7 +33,7 @@ NAMES = {
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
-    "retrieve": "recall of a user's next install among 100 candidates on MovieLens; peers: item-kNN and EASE, refitted",
+    "retrieve": "recall of the next install on MovieLens, peers: item-kNN and EASE; latency by the catalogue's size",
     "rules": "100 candidates under rules, each kind and all of them; peer: the same ranker without rules",
     "serve": "the ranking service over HTTP and Kafka: latency by rate, capacity, overload, a killed ranker",
     "swap": "latency under load while versions are swapped; cost of building one; no reply mixes two",

@@ -1,19 +1,16 @@
 """Explanations: do columns' contributions say what the deep part does, and how long does one take?
 
-A model learns MovieLens as a learner does, and is published and loaded as a ranker does. Fidelity is over 1,000 pages
-of the last tenth: the rank correlation (Spearman), over the columns of an item, of their contributions with how far
-the deep part's logit falls when the column is removed; the mean over items. A column is removed in two ways: the page
-itself is built without it and scored by the serving kernels; or it has the value of another page, the mean over 50.
-Contributions are by ablation and by integrated gradients (32 steps), against a page without the column, and against
-usual values. Times are of whole explanations, page ranked included, in one thread.
+Models learn MovieLens and a simulated app store as a learner does, and are published and loaded as a ranker does.
+Fidelity (`benchmarks/explain_fidelity.py`) is over 1,000 pages of the last tenth. Times are of whole explanations, page
+ranked included, in one thread: by the clock, and of the thread's CPU. `beside`: requests are ranked, one each 10 ms,
+while another thread explains pages without a pause, beside what the same requests take without it.
 """
 
 import gc
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -21,198 +18,25 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from scipy.stats import spearmanr
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
+from benchmarks.explain_fidelity import EXPLAINED, Fidelity, fidelities
+from benchmarks.explain_worlds import HISTORY, NOW_MS, movielens, served, store
 from benchmarks.rank import paper_spec, times_ms
 from benchmarks.serving import Publisher, World
-from learner.publishing.version_builder import VersionBuilder
-from learner.retraining.schedule import RetrainSchedule
-from learner.training.model import Model
-from producers.movielens import read_movielens
-from producers.source import WorldEvent
-from ranker.explain.deep_part import DeepPart
 from ranker.explain.explainer import Explainer
-from ranker.explain.wide_part import wide_part
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
-from ranker.ranking.score import Scorer
+from ranker.ranking.score import SWITCH_S, Scorer
 from ranker.ranking.version_watcher import VersionWatcher
-from ranker.versions.model import Version
-from stream.events.types import Item, RankRequest, User
-from stream.features.page_kernels import ItemColumns, UnknownItems, UserColumns, build, open_page, user_columns
-from stream.features.serve_as import as_served
+from stream.events.types import RankRequest
 from stream.history.profiles import UserProfile
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.spec import Spec
-from stream.spec.spec_file import load_spec
-from stream.tables.dtypes import F32, F64, U32, U64
-from thalweg.backtest.backtest import Backtest
-from thalweg.backtest.entrants import ExampleLog, ModelEntrant, ShownPage, Step
 
-PAGES, QUICK_PAGES = 100_000, 10_000
-LAST: Final = 0.1  # share of the pages that explained ones are drawn from
-EXPLAINED: Final = 1_000
-OTHERS: Final = 50  # pages whose values replace a column's
-HISTORY: Final = 50  # items
-STEPS: Final = 32  # of integrated gradients
-CREATED_MS: Final = 900_000_000_000
-NOW_MS: Final = CREATED_MS + 1_000
-SEED: Final = 7
-
-
-class Recorder(ModelEntrant):
-    """A model with statistics of its own, which are served; it retains the pages that it's shown."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec, spec.parts, SEED)
-        self.learning = RetrainSchedule(Model(spec.without_holdout(), SEED))
-        self.pages: list[U64] = []
-
-    def play(self, steps: Sequence[Step]) -> list[F32]:
-        """Predict and learn."""
-        self.pages += [step.words for step in steps if isinstance(step, ShownPage)]
-        return super().play(steps)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A model of MovieLens, as a ranker serves it; its last pages; its users with what they have."""
-
-    watcher: VersionWatcher
-    cache: EntityCache
-    pages: list[U64]
-    users: list[tuple[str, UserProfile]]
-
-
-def learned(pages: int, on_progress: Callable[[int], None]) -> Learned:
-    """The model after this many pages."""
-    spec = load_spec(Path("specs/movielens.toml"))
-    entrant, users, cache = Recorder(spec), dict[str, User](), EntityCache()
-
-    def events() -> Iterator[WorldEvent]:
-        for event in read_movielens(Path(".data/movielens")):
-            if isinstance(event, Item):
-                cache.put(event.item, event)
-            elif isinstance(event, User):
-                users[event.user] = event
-            yield event
-
-    course = Backtest(spec, [entrant], ExampleLog())
-    course.on_progress = lambda one: on_progress(one.pages)
-    course.run(events(), pages)
-    store = MemoryStore(spec.name)
-    token = store.take_token()
-    built = VersionBuilder(entrant.model).build(1, 0, token, course.log.newest + 1, CREATED_MS, {}, deep=True)
-    store.put_blobs(built.blobs)
-    store.publish(built.manifest)
-    newest = course.maker.histories.newest
-    profiles = [(name, UserProfile(newest(name, HISTORY), one.attributes)) for name, one in users.items()]
-    return Learned(served(store, spec.name, cache), cache, entrant.pages[-int(pages * LAST) :], profiles)
-
-
-def served(store: MemoryStore, model: str, cache: EntityCache) -> VersionWatcher:
-    """A watcher that serves the store's version."""
-    watcher = VersionWatcher(store, model, cache, lambda: NOW_MS)
-    is_served = watcher.step()
-    assert is_served, watcher.rejection
-    return watcher
-
-
-def without(version: Version, words: U64, name: str) -> U64:
-    """A page of one item as it would have been built without this column."""
-    layout, page = version.plan.layout, words.copy()
-    sizes, (_, w32, f32, at) = layout.size_array, open_page(page, layout.size_array)
-    if name in layout.user_numbers:
-        f32[at.user_numbers + layout.user_numbers.index(name)] = np.nan
-    elif name in layout.item_numbers:
-        f32[at.item_numbers + layout.item_numbers.index(name)] = np.nan
-    elif name.startswith("statistics."):
-        f32[at.statistics + layout.statistics.index(name.removeprefix("statistics."))] = np.nan
-    else:
-        user = user_columns(page, sizes)
-        offsets = w32[at.item_offsets : at.item_offsets + at.sizes.item_lists + 1]
-        items = page[at.item_ids : at.user_numbers // 2], offsets
-        if name in layout.user_lists:
-            user = UserColumns(*emptied(user.ids, user.offsets, layout.user_lists.index(name)), user.numbers)
-        else:
-            items = emptied(*items, layout.item_lists.index(name))
-        numbers = f32[at.item_numbers : at.statistics].reshape(1, -1)
-        rows, none = np.zeros(1, np.int64), UnknownItems(np.zeros(0, np.uint64), 0)
-        rebuilt: U64 = build(user, ItemColumns(*items, numbers), rows, none, page[0], sizes)
-        _, _, floats, to = open_page(rebuilt, sizes)
-        floats[to.base_rate] = f32[at.base_rate]
-        floats[to.statistics : to.statistics + at.sizes.statistics] = f32[at.statistics :][: at.sizes.statistics]
-        return rebuilt
-    return page
-
-
-def emptied(ids: U64, offsets: U32, which: int) -> tuple[U64, U32]:
-    """Lists, one of them without its ids."""
-    low, high = int(offsets[which]), int(offsets[which + 1])
-    moved = offsets.copy()
-    moved[which + 1 :] -= np.uint32(high - low)
-    return np.concatenate([ids[:low], ids[high:]]), moved
-
-
-def deep_logit(version: Version, words: U64) -> float:
-    """The deep part's logit of a page's one item, by the serving kernels."""
-    wide = wide_part(version, words, 0)
-    return float(version.logits(words)[0]) - wide.bias - wide.total
-
-
-def integrated(deep: DeepPart, x: F32, baseline: F32) -> F64:
-    """Integrated gradients (Sundararajan et al. 2017) of each column, float64 [n, C]."""
-    layers = [(torch.from_numpy(w.copy()), torch.from_numpy(b.copy())) for w, b in deep.layers]
-    total = np.zeros(x.shape)
-    for step in range(STEPS):
-        a = at = torch.tensor(baseline + (x - baseline) * (step + 0.5) / STEPS, dtype=torch.float32, requires_grad=True)
-        for i, (weight, bias) in enumerate(layers):
-            a = torch.addmm(bias, torch.relu(a) if i else a, weight)
-        total += torch.autograd.grad(a.sum(), at)[0].numpy()
-    total *= (x - baseline) / STEPS
-    return np.stack([total[:, index].sum(axis=1) for index in deep.inputs_of], axis=1)
-
-
-def swapped(deep: DeepPart, x: F32, others: F32) -> F64:
-    """By how much the logit falls, on average, when a column has another page's value. float64 [n, C]."""
-    total = np.zeros((len(x), len(deep.names)))
-    for other in others:
-        total += deep.losses(x, other)[1][0]
-    return total / len(others)
-
-
-def fidelity(contributions: F64, falls: F64) -> float:
-    """The mean over items of Spearman's correlation over columns."""
-    return float(np.mean([spearmanr(one, other).statistic for one, other in zip(contributions, falls, strict=True)]))
-
-
-def fidelities(shown: Sequence[U64], version: Version, count: int) -> dict[str, tuple[float, float]]:
-    """By method: fidelity to the removed column, and to another page's value."""
-    assert version.tower is not None, "the spec has a deep part"
-    deep, random, layout = DeepPart(version.plan, version.tower), np.random.default_rng(SEED), version.plan.layout
-    drawn = random.choice(len(shown), count + OTHERS, replace=False)
-    pages = [as_served(layout, shown[i].copy()) for i in drawn.tolist()]  # kernels are compiled for writable arrays
-    x = np.concatenate([deep.inputs(words, np.zeros(1, np.int64)) for words in pages])
-    explained, x, others = pages[:count], x[:count], x[count:]
-    removed = np.array(
-        [
-            [deep_logit(version, words) - deep_logit(version, without(version, words, name)) for name in deep.names]
-            for words in explained
-        ]
-    )
-    falls = removed, swapped(deep, x, others)
-    methods: dict[str, Callable[[F32], F64]] = {
-        "ablation": lambda baseline: deep.losses(x, baseline)[1][0],
-        "integrated gradients": partial(integrated, deep, x),
-    }
-    baselines: Mapping[str, F32] = {"missing": deep.missing, "usual": deep.usual}
-    found = {}
-    for method, of in methods.items():
-        for against, baseline in baselines.items():
-            contributions = of(baseline)
-            found[f"{method}, {against}"] = fidelity(contributions, falls[0]), fidelity(contributions, falls[1])
-    return found
+PAGES, STORE_PAGES = 100_000, 20_000
+QUICK_PAGES, QUICK_STORE_PAGES = 10_000, 2_000
+EVERY_S: Final = 0.01  # between requests beside which pages are explained
+SHOWN_METHOD: Final = "ablation, unknown"  # what `thalweg explain` prints
 
 
 def explain_ms(
@@ -225,7 +49,7 @@ def explain_ms(
         begun_s = time.thread_time()
         request, profile, item = asked[n % len(asked)]
         explainer.explain(request, profile, "m", item)
-        cpu_s[n] = time.thread_time() - begun_s
+        cpu_s[n % count] = time.thread_time() - begun_s
 
     return times_ms(work, count)[1], float(np.percentile(cpu_s, 99)) * 1e3
 
@@ -264,37 +88,101 @@ def paper_served(*, quick: bool) -> tuple[VersionWatcher, EntityCache, list[tupl
     )
 
 
+def beside_ms(
+    watcher: VersionWatcher, cache: EntityCache, users: Sequence[tuple[str, UserProfile]], count: int
+) -> tuple[float, float]:
+    """p99 of ranking a request, in ms: alone, and while another thread explains pages of ten without a pause.
+
+    The two take turns, a tenth of the requests each, so that what else the machine does burdens both.
+    """
+    ranker = Ranker(cache, watcher, Scorer(1), lambda: NOW_MS)
+    explainer = Explainer(ranker, watcher, cache.items.get, lambda: NOW_MS)
+    requests = [(RankRequest("r", user, 10), profile) for user, profile in users]
+    goes_on, ended = threading.Event(), threading.Event()
+
+    def explain() -> None:
+        n = 0
+        while not ended.is_set():
+            goes_on.wait()
+            n += 1
+            explainer.explain(*requests[n % len(requests)], "m")
+
+    thread = threading.Thread(target=explain)
+    thread.start()
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for n in range(2 * count):
+        if n % (count // 10) == 0:
+            (goes_on.clear if goes_on.is_set() else goes_on.set)()
+        time.sleep(EVERY_S)
+        request, profile = requests[n % len(requests)]
+        begun_s = time.perf_counter()
+        ranker.answer(request, lambda profile=profile: profile, time.monotonic())  # type: ignore[misc]
+        times[goes_on.is_set()].append(time.perf_counter() - begun_s)
+    ended.set()
+    goes_on.set()
+    thread.join()
+    alone, beside = (float(np.percentile(times[explains], 99)) * 1e3 for explains in (False, True))
+    return alone, beside
+
+
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
     threadpool_limits(1)
     torch.set_num_threads(1)
-    count, pages = (200, QUICK_PAGES) if quick else (2_000, PAGES)
+    sys.setswitchinterval(SWITCH_S)
+    count, explained = (200, EXPLAINED // 10) if quick else (2_000, EXPLAINED)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("learn MovieLens", total=pages)
-        model = learned(pages, lambda done: progress.update(task, completed=done))
-        assert model.watcher.served is not None
+        task = progress.add_task("", total=None)
+        learned = {}
+        for name, learn, pages, quick_pages in (
+            ("MovieLens", movielens, PAGES, QUICK_PAGES),
+            ("store", store, STORE_PAGES, QUICK_STORE_PAGES),
+        ):
+            total = quick_pages if quick else pages
+            progress.update(task, description=f"learn {name}", total=total, completed=0)
+            learned[name] = learn(total, lambda done: progress.update(task, completed=done))
         progress.update(task, description="fidelity", total=None)
-        found = fidelities(model.pages, model.watcher.served.version, EXPLAINED // 10 if quick else EXPLAINED)
+        found = {}
+        for name, one in learned.items():
+            assert one.watcher.served is not None
+            found[name] = fidelities(one.pages, one.watcher.served.version, explained)
         progress.update(task, description="times")
-        times = {
-            "": served_ms(model.watcher, model.cache, model.users[:200], count),
-            "_paper": served_ms(*paper_served(quick=quick), count // 4),
-        }
-    figures = {
-        "explain_fidelity": found["ablation, usual"][1],
-        "explain_fidelity_missing": found["ablation, missing"][0],
-    }
-    table = Table("what", title="explanations: fidelity on MovieLens (Spearman over columns), p99 in ms")
-    for column in ("column removed from the page", "another page's value"):
-        table.add_column(column, justify="right")
-    for name, (removed, other) in found.items():
-        table.add_row(name, f"{removed:.3f}", f"{other:.3f}")
-        key = name.replace(", ", "_").replace(" ", "_")
-        figures |= {f"{key}_removed": removed, f"{key}_swapped": other}
+        model = learned["MovieLens"]
+        ranked = model.watcher, model.cache, model.users[:200]
+        times = {"": served_ms(*ranked, count), "_paper": served_ms(*paper_served(quick=quick), count // 4)}
+        beside = beside_ms(*ranked, count // 2)
+    return _table(found, times, beside), _figures(found, times, beside)
+
+
+Found = dict[str, dict[str, Fidelity]]
+Times = dict[str, dict[str, tuple[float, float]]]
+
+
+def _table(found: Found, times: Times, beside: tuple[float, float]) -> Table:
+    table = Table("", *found, title="explanations: fidelity (one column removed; several; another page's value), ms")
+    methods = next(iter(found.values()))
+    for method in methods:
+        table.add_row(method, *("  ".join(f"{one:.3f}" for one in of[method]) for of in found.values()))
     table.add_section()
     table.add_row("", "MovieLens, 128-64", "1,200 inputs, 1024-512-256", style="bold")
     for kind, what in (("", "one item"), ("_behind", "one item behind the page"), ("_page", "a page of 10")):
         table.add_row(f"p99 of {what}; of the CPU", *("{:.1f}; {:.1f}".format(*of[kind]) for of in times.values()))
+    table.add_row("p99 of ranking; while pages are explained", "{:.1f}; {:.1f}".format(*beside))
+    return table
+
+
+def _figures(found: Found, times: Times, beside: tuple[float, float]) -> dict[str, float]:
+    """`explain_fidelity`: of what is printed, to one column removed; the lower of the worlds."""
+    shown = [of[SHOWN_METHOD] for of in found.values()]
+    figures = {
+        "explain_fidelity": min(one.removed for one in shown),
+        "explain_fidelity_together": min(one.together for one in shown),
+    }
+    for world, methods in found.items():
+        for method, of in methods.items():
+            key = f"{world} {method}".lower().replace(",", "").replace(" ", "_")
+            figures |= {f"{key}_{name}": value for name, value in of._asdict().items()}
+    for kind in ("", "_behind", "_page"):
         figures |= {f"explain{size}{kind}_p99_ms": of[kind][0] for size, of in times.items()}
         figures |= {f"explain{size}{kind}_cpu_p99_ms": of[kind][1] for size, of in times.items()}
-    return table, figures
+    return figures | {"rank_p99_ms": beside[0], "rank_while_explaining_p99_ms": beside[1]}

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+from rich.console import Group
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import retrieve_latency
 from benchmarks.retrieve_peers import PEERS, RefittedPeers
 from producers.movielens import fetch_movielens, read_movielens
 from producers.source import WorldEvent
@@ -154,8 +156,8 @@ def used() -> Iterator[str]:
     return (source for source, quota in ALL.quotas().items() if quota)
 
 
-def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
-    """The table and the figures."""
+def run(*, quick: bool) -> tuple[Group, dict[str, float]]:
+    """The tables and the figures: recall, and how long retrieval takes."""
     events = list(read_movielens(fetch_movielens(Settings.load(with_stack=False).data, print)))
     items = [event for event in events if isinstance(event, Item)]
     found = measured(items, ratings_of(events), QUICK if quick else 1).shares()
@@ -164,7 +166,8 @@ def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     figures |= {f"recall_100_{source}": found[f"{source}, alone"] for source in SOURCES if source != "popular"}
     figures |= {f"recall_100_{source}_filled": found[f"{source}, filled up"] for source in SOURCES}
     figures |= {f"recall_100_{source}_adds": found["ours, sampled"] - found[f"without {source}"] for source in used()}
-    return _table(found), figures
+    latency, taken = retrieve_latency.run(quick=quick)
+    return Group(_table(found), latency), figures | taken
 
 
 def _table(found: dict[str, float]) -> Table:

@@ -4,9 +4,12 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from stream.events.types import KINDS
+
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
 LATENCY_S: Final = tuple(ms / 1e3 for ms in (0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 100, 200, 500))
 
+INDEX_S: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 AGE_S: Final = (*LATENCY_S, 1, 2, 5, 10)
 
 LATENCY = Histogram("thalweg_ranker_rank_seconds", "ranking one request", buckets=LATENCY_S)
@@ -27,6 +30,8 @@ ERRORS = Counter(
     "requests answered with an error, by kind: invalid, expired, shed, unknown_model, failed",
     ["kind"],
 )
+for error_kind in KINDS:
+    ERRORS.labels(error_kind)  # present from the first scrape on: a rate counts from the second one
 HTTP_REQUESTS = Counter("thalweg_ranker_http_requests", "requests over HTTP, by route and status", ["route", "status"])
 HTTP_SECONDS = Histogram(
     "thalweg_ranker_http_seconds",
@@ -40,6 +45,7 @@ HTTP_EVENTS = Counter(
     "events of POST /v1/events that were answered, by status: written, invalid, forbidden",
     ["status"],
 )
+SOURCES = Counter("thalweg_ranker_source_items", "items of replies that were retrieved, by source", ["source"])
 DEAD_LETTERS = Counter("thalweg_ranker_dead_letters", "requests rejected")
 POSITIONS = Counter(
     "thalweg_ranker_exploring_positions", "positions of replies that were filled by exploration's rules"
@@ -97,6 +103,9 @@ HEAD_IS_OLDER = Gauge(
     "thalweg_ranker_head_is_older", "1 while the store's head has learned less than what is live, by model", ["model"]
 )
 BUILD = Histogram("thalweg_ranker_build_seconds", "from manifest read to version validated", buckets=LATENCY_S)
+INDEX = Histogram(
+    "thalweg_ranker_vector_index_seconds", "to make or update an index of items' vectors", buckets=INDEX_S
+)
 SERVABLE = Histogram(
     "thalweg_ranker_servable_seconds", "from an install's ingest to the swap of its version", buckets=FRESHNESS_S
 )

@@ -2,9 +2,10 @@
 # What Thalweg needs from the system: Java >= 17, Maven, redis-server, Python's venv; on Linux's arm64 also gcc and
 # Python's headers: Faust has no wheel there, and built without them none of its Cython.
 # As root on a Debian-like system it installs what is missing; elsewhere it says what to install, and stops.
-# Usage: stack/system.sh [PYTHON]
+# Usage: stack/system.sh [PYTHON [tests]]; with `tests` also what some tests need, without which they are skipped.
 set -eu
 python=${1:-python3}
+purpose=${2:-}
 
 has_java() {
     command -v java >/dev/null || return 1
@@ -22,6 +23,9 @@ if [ "$(uname -sm)" = "Linux aarch64" ]; then
     "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
         missing="$missing python3-dev"
 fi
+if [ "$purpose" = tests ]; then
+    command -v prometheus >/dev/null || missing="$missing prometheus"
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
@@ -36,6 +40,11 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     esac
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing
+    exit 0
+fi
+
+if [ "$purpose" = tests ]; then
+    echo "some tests are skipped; for all of them:  sudo apt-get update && sudo apt-get install -y$missing"
     exit 0
 fi
 

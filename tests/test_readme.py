@@ -13,8 +13,9 @@ from stream.runtime.settings import Settings
 from thalweg.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = ("labels", "serving", "rules", "operations", "integrate")
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in DOCS)]
+DOCS = ("labels", "serving", "rules", "operations", "integrate", "observability")
+RUNBOOK = sorted((ROOT / "docs" / "runbook").glob("*.md"))
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in DOCS), *RUNBOOK]
 README = "\n".join(page.read_text() for page in PAGES)
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.S))
 COMMANDS = sorted(
@@ -67,7 +68,7 @@ def test_every_topic_and_file_exists() -> None:
     for page in PAGES:
         links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if not link.startswith("http")]
         assert links, page
-        assert [link for link in links if not (page.parent / link).exists()] == [], page
+        assert [link for link in links if not (page.parent / link.split("#")[0]).exists()] == [], page
 
 
 def test_the_readme_is_short() -> None:

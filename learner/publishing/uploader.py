@@ -16,6 +16,7 @@ import structlog
 from learner.publishing.pins import PinBackup
 from learner.publishing.version_allocator import HighWater, VersionAllocator
 from learner.publishing.version_builder import BuiltVersion
+from learner.training import metrics
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError
 from stream.snapshots.manifest import Head
 from stream.snapshots.store import SnapshotStore
@@ -230,6 +231,7 @@ class Uploader(threading.Thread):
             log.warning("the store has lost what was published; a full base is next", published=self.published)
             self._request_base()
         self._sync_pins()
+        self._measure_memory()
 
     def _sync_pins(self) -> None:
         """Errors are logged; publishing goes on."""
@@ -241,6 +243,17 @@ class Uploader(threading.Thread):
             self._warn_once("pins", "can't back up or restore pins", error)
         else:
             self._warned.pop("pins", "")
+
+    def _measure_memory(self) -> None:
+        """Export the memory of the store's server; a login may lack the right to ask."""
+        try:
+            memory = self._store.memory()
+        except SnapshotError as error:
+            self._warn_once("memory", "can't ask the store how full it is", error)
+        else:
+            self._warned.pop("memory", "")
+            metrics.REDIS_USED.set(memory.used)
+            metrics.REDIS_LIMIT.set(memory.limit)
 
     def _warn_once(self, subject: str, what: str, why: Exception) -> None:
         """Once per reason, until the subject has recovered."""

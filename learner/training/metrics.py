@@ -131,6 +131,8 @@ CHECKPOINT_PAUSE = Histogram(
     "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"
 )
 CHECKPOINT_BYTES = Gauge("thalweg_learner_checkpoint_bytes", "size of the newest checkpoint's file")
+REDIS_USED = Gauge("thalweg_learner_redis_used_bytes", "memory that Redis uses")
+REDIS_LIMIT = Gauge("thalweg_learner_redis_limit_bytes", "Redis's maxmemory, or its machine's memory without one")
 
 
 def set_verdict(verdict: Verdict, refused: Mapping[str, int]) -> None:

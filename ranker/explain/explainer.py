@@ -55,7 +55,7 @@ class Explainer:
         attributes = profile.attributes if request.attributes is None else request.attributes
         request = msgspec.structs.replace(request, history=history, attributes=attributes)
         served, reply = self._ranked(request, profile)
-        names = self._names(served.version, request, [*reply.items, *([item] if item else [])])
+        names = self._names(served.version, request, [item] if item else reply.items)
         if not item:
             found = self._on_page(served.version, reply, range(len(reply.items)), names, PAGE_TERMS_MAX)
         elif item in reply.items:

@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from ranker.explain.deep_part import DeepPart
-from ranker.explain.wide_part import name_of, wide_part
+from ranker.explain.wide_part import name_of, wide_parts
 from ranker.versions.model import Version
 from stream.events.named_explanations import DeepTerm, WideTerm
 from stream.features.encoder import Batch
 from stream.features.value_names import ValueNames
-from stream.tables.dtypes import F64, U64
+from stream.tables.dtypes import F64, I64, U64
 
 LISTED_MAX: Final = 3  # values of a list that are named
 
@@ -34,32 +34,43 @@ def explain_items(
 ) -> list[ItemTerms]:
     """Explain some items of a page, which is as it's served and has its statistics. `deep`: the version's, if any."""
     logits, at = version.logits(words), np.array(positions, np.int64)
-    n, columns = len(at), len(deep.names) if deep else 0
-    parts: F64 = np.zeros(n)
-    losses: F64 = np.zeros((2, n, columns))
+    parts: F64 = np.zeros(len(at))
+    contributions: F64 = np.zeros((len(at), 0))
     if deep:
-        parts, losses = deep.losses(deep.inputs(words, at), deep.usual, deep.missing)
+        parts, contributions = deep.contributions(deep.inputs(words, at))
+    largest = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :terms_max]
+    columns = [[deep.names[c] for c in row] for row in largest.tolist()] if deep else [[]] * len(at)
+    values = _values_of(version, words, at, columns, names) if deep else [[]] * len(at)
     found = []
-    for i, position in enumerate(positions):
-        wide = wide_part(version, words, position)
-        largest = np.argsort(-np.abs(losses[0, i]), kind="stable")[:terms_max]
-        values = _values_of(version, words, position, names) if deep else {}
-        named = deep.names if deep else []
+    for i, wide in enumerate(wide_parts(version, words, at)):
+        added = contributions[i, largest[i]].tolist()
         found.append(ItemTerms(
-            float(logits[position]), wide.bias, wide.total, float(parts[i]),
+            float(logits[positions[i]]), wide.bias, wide.total, float(parts[i]),
             [WideTerm(name_of(version, one, names), one.weight) for one in wide.weights[:terms_max]], len(wide.weights),
-            [DeepTerm(named[c], values[named[c]], *losses[:, i, c].tolist()) for c in largest], columns,
+            [DeepTerm(*term) for term in zip(columns[i], values[i], added, strict=True)], contributions.shape[1],
         ))  # fmt: skip
     return found
 
 
-def _values_of(version: Version, words: U64, position: int, names: ValueNames) -> dict[str, str]:
-    """The deep part's columns of an item, as texts."""
-    encoder, first = version.plan.encoder, np.zeros(1, np.int64)
-    ids, offsets, numbers = encoder.deep_input(Batch(words, first, first, np.array([position])), serving=True)
-    lists = zip(encoder.deep_lists, offsets[:-1], offsets[1:], strict=True)
-    found = {name: _list_text(name, ids[a:z].tolist(), names) for name, a, z in lists}
-    return found | {name: _number_text(x) for name, x in zip(encoder.deep_numbers, numbers[0].tolist(), strict=True)}
+def _values_of(
+    version: Version, words: U64, positions: I64, columns: Sequence[Sequence[str]], names: ValueNames
+) -> list[list[str]]:
+    """Of each item: these columns of the deep part, as texts."""
+    encoder, n = version.plan.encoder, len(positions)
+    batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), positions)
+    ids, offsets, numbers = encoder.deep_input(batch, serving=True)
+    lists = {name: f for f, name in enumerate(encoder.deep_lists)}
+    numbered = {name: c for c, name in enumerate(encoder.deep_numbers)}
+    found = []
+    for i, chosen in enumerate(columns):
+        ends = offsets[i * len(lists) :]
+        found.append([
+            _list_text(name, ids[ends[lists[name]] : ends[lists[name] + 1]].tolist(), names)
+            if name in lists
+            else _number_text(float(numbers[i, numbered[name]]))
+            for name in chosen
+        ])  # fmt: skip
+    return found
 
 
 def _list_text(name: str, ids: list[int], names: ValueNames) -> str:

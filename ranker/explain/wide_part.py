@@ -1,7 +1,7 @@
 """The wide part, weight by weight: which fired for an item, and which values each is of."""
 
 from math import prod
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,7 @@ from stream.features.cross_products import KEYS_MAX, list_at
 from stream.features.encoder import Batch
 from stream.features.page_kernels import open_page
 from stream.features.value_names import ValueNames
-from stream.tables.dtypes import F64, U64
-
-_FIRST: Final = np.zeros(1, np.int64)
+from stream.tables.dtypes import F64, I64, U64
 
 
 class WideWeight(NamedTuple):
@@ -33,21 +31,33 @@ class WidePart(NamedTuple):
     weights: list[WideWeight]
 
 
-def wide_part(version: Version, words: U64, position: int) -> WidePart:
-    """The wide part of one item of a page, which is as it's served."""
-    encoder = version.plan.encoder
-    keys = encoder.wide_keys(Batch(words, _FIRST, _FIRST, np.array([position]))).keys
-    weights, fired, start = weights_of(version, keys), list[WideWeight](), 0
+def wide_parts(version: Version, words: U64, positions: I64) -> list[WidePart]:
+    """The wide part of some items of a page, which is as it's served."""
+    n = len(positions)
+    batch = Batch(words, np.zeros(1, np.int64), np.zeros(n, np.int64), positions)
+    keys, offsets = version.plan.encoder.wide_keys(batch)
+    weights, ends = weights_of(version, keys), offsets.tolist()
+    return [
+        _wide_part(version, words, position, weights[first:last])
+        for position, first, last in zip(positions.tolist(), ends[:-1], ends[1:], strict=True)
+    ]
+
+
+def _wide_part(version: Version, words: U64, position: int, weights: F64) -> WidePart:
+    """Of one item, by the weights of its keys in their order: crosses in turn, then the bias. `weights` float64 [K]."""
+    fired, start, chosen = list[WideWeight](), 0, np.flatnonzero(weights[:-1])
     for cross, lists in enumerate(_lists_of(version, words, position)):
         shape = [len(ids) for ids in lists]
-        if not 0 < prod(shape) <= KEYS_MAX:
+        size = prod(shape)
+        if not 0 < size <= KEYS_MAX:
             continue
-        for i in np.flatnonzero(weights[start : start + prod(shape)]).tolist():
-            at = np.unravel_index(i, shape)
-            ids = tuple(int(ids[j]) for ids, j in zip(lists, at, strict=True))
-            fired.append(WideWeight(float(weights[start + i]), cross, ids))
-        start += prod(shape)
-    assert start == len(keys) - 1, "the keys are those of the crosses, and the bias"
+        low, high = np.searchsorted(chosen, (start, start + size)).tolist()
+        places = np.unravel_index(chosen[low:high] - start, shape)
+        ids = zip(*(one[at].tolist() for one, at in zip(lists, places, strict=True)), strict=True)
+        found = weights[chosen[low:high]].tolist()
+        fired += [WideWeight(weight, cross, of) for weight, of in zip(found, ids, strict=True)]
+        start += size
+    assert start == len(weights) - 1, "the keys are those of the crosses, and the bias"
     fired.sort(key=lambda one: -abs(one.weight))
     return WidePart(float(weights[-1]), float(weights[:-1].sum()), fired)
 

@@ -240,7 +240,8 @@ class Ranker:
         learned = served.version.learned_items if served else None
         view = learned.view if learned else None
         catalogue, pools = served.catalogue if served else None, self._watcher.pool_builder.pools
-        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view)
+        nearest = served.nearest if served else None
+        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view, nearest)
         return retrieve(query, set(excluded), self._cache.is_deleted)
 
     def _nothing(self, request: RankRequest) -> BadEvent:

@@ -11,6 +11,8 @@ from ranker import metrics
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.freshness import FreshnessTracker, Learned
 from ranker.retrieval.sweep import PoolBuilder
+from ranker.retrieval.vector_indexer import VectorIndexer
+from ranker.retrieval.vector_search import VectorSearch
 from ranker.rules.rulebook import Rulebook
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader, VersionProvider
@@ -32,12 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedVersion:
-    """The live version, the catalogue in its columns, its spec's rules, and since when it is live (wall clock)."""
+    """The live version, the catalogue in its columns, its spec's rules, since when it is live (wall clock), and the
+    search of its items' vectors."""
 
     version: Version
     catalogue: Catalogue
     rulebook: Rulebook
     since_ms: int
+    nearest: VectorSearch | None = None
 
 
 class VersionWatcher:
@@ -59,7 +63,7 @@ class VersionWatcher:
         loader: VersionProvider | None = None,
     ) -> None:
         self.served: ServedVersion | None = None
-        self.pool_builder = PoolBuilder()
+        self.pool_builder, self.vector_indexer = PoolBuilder(), VectorIndexer()
         self.freshness = FreshnessTracker()
         self.rejection = ""  # why the last version was rejected
         self.checked = threading.Event()  # set by `run` after its first check, whatever it found
@@ -231,10 +235,8 @@ class VersionWatcher:
         self._cache.set_shown(version.shown)
         if old is None:
             self.pool_builder.rebuild(version, self._cache.columns, catalogue)
-        if version.learned_items:
-            _ = version.learned_items.view.vectors  # before a request has to wait for them
-        now_ms = self._now_ms()
-        self.served = ServedVersion(version, catalogue, self._rulebook(version, catalogue, old), now_ms)
+        now_ms, nearest = self._now_ms(), self._nearest(version)
+        self.served = ServedVersion(version, catalogue, self._rulebook(version, catalogue, old), now_ms, nearest)
         metrics.SWAPS.inc()
         metrics.VERSION.labels(self._model).set(version.number)
         self.freshness.swapped_in(version.number, version.manifest.deep_version, learned, now_ms)
@@ -254,15 +256,20 @@ class VersionWatcher:
         return found[::-1]
 
     def _refresh(self, served: ServedVersion | None) -> None:
-        """Include items that have arrived since the swap."""
+        """Include items that have arrived, and an index that was finished, since the swap."""
         if served is None:
             self.pool_builder.refresh(None, self._cache.columns)
             return
         catalogue = self._cache.catalogue(served.version.plan.layout)
         self.pool_builder.refresh(served.version, self._cache.columns, catalogue)
-        if catalogue is not served.catalogue:
+        nearest = self._nearest(served.version)
+        if catalogue is not served.catalogue or nearest is not served.nearest:
             rulebook = self._rulebook(served.version, catalogue, served)
-            self.served = ServedVersion(served.version, catalogue, rulebook, served.since_ms)
+            self.served = ServedVersion(served.version, catalogue, rulebook, served.since_ms, nearest)
+
+    def _nearest(self, version: Version) -> VectorSearch | None:
+        """The search of this version's vectors, by the newest index."""
+        return self.vector_indexer.search_of(version.learned_items.view) if version.learned_items else None
 
     def _rulebook(self, version: Version, catalogue: Catalogue, old: ServedVersion | None) -> Rulebook:
         """The rules of this version's spec; those of `old` when they are the same."""

@@ -6,8 +6,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from ranker.kernels.retrieval import AttributeLists
 from stream.features.page_features import Catalogue
 from stream.tables.dtypes import F64, I64, U64
+from stream.tables.jit import kernel
 
 PER_VALUE: Final = 300  # so that enough are left when a long history is filtered out
 NAMES: Final = 4_096  # looked up at once: the interpreter's lock isn't released meanwhile
@@ -15,15 +17,6 @@ BUCKETS: Final = 64  # values are hashes: by their leading bits
 PAIRS: Final = 65_536  # sorted at once
 _SHIFT: Final = np.uint64(58)
 _TIE: Final = 1e-6  # of an install: what static popularity is worth
-
-
-class AttributeLists(NamedTuple):
-    """`values` uint64 [V] rise; value v has slots[starts[v] : starts[v + 1]], with their keys, in no order."""
-
-    values: U64
-    starts: I64  # [V + 1]
-    slots: I64
-    keys: F64
 
 
 class AttributePairs(NamedTuple):
@@ -46,12 +39,25 @@ def rows_of(catalogue: Catalogue, names: Sequence[str]) -> I64:
 
 def values_of(catalogue: Catalogue, rows: I64, columns: Sequence[str]) -> tuple[U64, I64]:
     """Values of these columns in rows, and the index of the row that each belongs to."""
+    indices = np.array([catalogue.layout.item_lists.index(column) for column in columns], np.int64)
     width = len(catalogue.layout.item_lists)
-    firsts = np.concatenate([rows * width + catalogue.layout.item_lists.index(column) for column in columns])
-    of = np.tile(np.arange(len(rows)), len(columns))
-    starts, counts = catalogue.offsets[firsts], catalogue.offsets[firsts + 1] - catalogue.offsets[firsts]
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return catalogue.ids[np.repeat(starts, counts) + within], np.repeat(of, counts)
+    return _values_of(rows, indices, width, catalogue.offsets, catalogue.ids)
+
+
+@kernel
+def _values_of(rows: I64, columns: I64, width: int, offsets: I64, ids: U64) -> tuple[U64, I64]:
+    count = 0
+    for column in columns:
+        for row in rows:
+            count += offsets[row * width + column + 1] - offsets[row * width + column]
+    values, of, n = np.empty(count, np.uint64), np.empty(count, np.int64), 0
+    for column in columns:
+        for r in range(rows.shape[0]):
+            first = rows[r] * width + column
+            for k in range(offsets[first], offsets[first + 1]):
+                values[n], of[n] = ids[k], r
+                n += 1
+    return values, of
 
 
 def key_of(installs: F64, popularity: F64) -> F64:

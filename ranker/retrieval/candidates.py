@@ -41,14 +41,15 @@ def retrieve(query: Query, excluded: Collection[str], is_deleted: Callable[[str]
     settings, found = query.settings, Candidates([])
     seen: set[str] = set()
 
-    def allowed(name: str) -> bool:
-        if name in excluded:
-            found.passed_over.add(name)
-            return False
-        return bool(name) and not is_deleted(name)
+    def allowed(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            if name in excluded:
+                found.passed_over.add(name)
+            elif name and not is_deleted(name):
+                yield name
 
     quotas = {source: quota for source, quota in settings.quotas().items() if quota} | {FILLED_UP: settings.popular}
-    names = {source: filter(allowed, found_by(source, query)) for source in quotas}
+    names = {source: allowed(found_by(source, query)) for source in quotas}
     ranked = {source: _ranked(source, names[source]) for source in quotas}
     if all(map(quotas.get, FUSED)):
         both = {source: quotas.pop(source) for source in FUSED}
@@ -83,12 +84,19 @@ def fused(ranked: Mapping[Source, Iterable[str]], quotas: Mapping[Source, int]) 
     scores: dict[str, float] = {}
     ranks: dict[Source, dict[str, int]] = {}
     for source, names in ranked.items():
-        quota, ranks[source] = quotas[source], {name: n for n, name in enumerate(names, 1)}
-        for name, rank in ranks[source].items():
-            scores[name] = scores.get(name, 0.0) + quota / (RANK_OFFSET + rank)
+        quota, listed = quotas[source], [*names]
+        last = RANK_OFFSET + len(listed)
+        ranks[source] = dict(zip(listed, range(1, last), strict=False))
+        for name, offset_rank in zip(listed, range(RANK_OFFSET + 1, last + 1), strict=True):
+            scores[name] = scores.get(name, 0.0) + quota / offset_rank
     for name in sorted(scores, key=scores.__getitem__, reverse=True):
-        found = [Found(source, rank, name) for source, by in ranks.items() if (rank := by.get(name, 0))]
-        yield max(found, key=lambda one: quotas[one.source] / (RANK_OFFSET + one.rank))
+        most, best = 0.0, None
+        for source, by in ranks.items():
+            rank = by.get(name, 0)
+            if rank and (share := quotas[source] / (RANK_OFFSET + rank)) > most:
+                most, best = share, Found(source, rank, name)
+        assert best is not None, "a source found it"
+        yield best
 
 
 def _ranked(source: Source, names: Iterable[str]) -> Iterator[Found]:

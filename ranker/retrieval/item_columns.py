@@ -1,7 +1,7 @@
 """Items in arrays: what a sweep over all of them reads, without their objects and without the interpreter's lock."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,10 +57,10 @@ class ItemColumns:
             self._by_id.pop(int(self._ids[slot]), None)
             self._free.append(slot)
 
-    def names_of(self, ids: U64) -> Iterator[str]:
+    def names_of(self, ids: U64) -> list[str]:
         """Names of the items with these ids, in order; those that aren't here are left out."""
-        slot_of, names = self._by_id.get, self.names
-        return (names[slot] for item_id in ids.tolist() if (slot := slot_of(item_id)) is not None)
+        names = self.names
+        return [names[slot] for slot in map(self._by_id.get, ids.tolist()) if slot is not None]
 
     def slice(self, first: int, count: int) -> ItemSlice:
         """Slots first : first + count, as far as there are some."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from ranker.kernels.retrieval import LAST
-from ranker.retrieval.attribute_lists import NO_LISTS, AttributeLists
+from ranker.kernels.retrieval import LAST, AttributeLists
+from ranker.retrieval.attribute_lists import NO_LISTS
 from ranker.retrieval.item_columns import ItemColumns, ids_of
+from ranker.retrieval.vector_search import VectorSearch
 from ranker.versions.learned_items import LearnedRows
 from stream.features.page_features import Catalogue
 from stream.spec.retrieval import Retrieval
@@ -47,7 +48,7 @@ class Pools:
 @dataclass(frozen=True)
 class Query:
     """Whom to retrieve for. `history`: all that the user installed, newest last; `catalogue`, `learned`: None without a
-    model, or where it has none."""
+    model, or where it has none. `nearest` searches the vectors of `learned`; None: all, exactly."""
 
     request_id: str
     history: Sequence[str]
@@ -56,6 +57,7 @@ class Query:
     columns: ItemColumns
     catalogue: Catalogue | None = None
     learned: LearnedRows | None = None
+    nearest: VectorSearch | None = None
 
     @cached_property
     def last_ids(self) -> U64:

@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from ranker.kernels.retrieval import shared_with
 from ranker.retrieval.attribute_lists import rows_of, values_of
 from ranker.retrieval.pools import Query
 
@@ -19,16 +20,10 @@ def same(query: Query) -> Iterator[str]:
     if catalogue is None or not query.history or not len(lists.values):
         return iter(())
     rows = rows_of(catalogue, query.history[-LAST:])
-    values, counts = np.unique(values_of(catalogue, rows, query.settings.same_by)[0], return_counts=True)
-    at = np.searchsorted(lists.values, values)
-    found = lists.values[np.minimum(at, len(lists.values) - 1)] == values
-    starts, stops = lists.starts[at[found]], lists.starts[at[found] + 1]
-    parts = [np.arange(start, stop) for start, stop in zip(starts, stops, strict=True)]
-    if not parts:
-        return iter(())
-    entries = np.concatenate(parts)
-    slots, first, inverse = np.unique(lists.slots[entries], return_index=True, return_inverse=True)
-    shared = np.bincount(inverse, np.repeat(counts[found], stops - starts))
-    order = np.lexsort([slots, -lists.keys[entries[first]], -shared])
+    slots, shared, keys = shared_with(values_of(catalogue, rows, query.settings.same_by)[0], lists)
+    if query.depth < len(slots):  # what shares least is many, and seldom shown
+        least = np.partition(shared, len(slots) - query.depth)[len(slots) - query.depth]
+        slots, shared, keys = (array[shared >= least] for array in (slots, shared, keys))
+    order = np.lexsort([slots, -keys, -shared])
     names = query.columns.names
     return (names[slot] for slot in slots[order].tolist())

@@ -6,6 +6,7 @@ service: what can't be answered has a reply with an `error` (what, why, remedy) 
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -104,6 +105,8 @@ class Answerer:
         metrics.ANSWER.observe(max(0, now_ms - arrived_ms) / 1e3)
         for note in reply.notes:
             metrics.INCOMPLETE.labels(note).inc()
+        for source, items in Counter(reply.sources).items():
+            metrics.SOURCES.labels(source).inc(items)
         if reply.error:
             metrics.ERRORS.labels(reply.kind).inc()
 

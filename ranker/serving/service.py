@@ -163,7 +163,9 @@ class RankerService:
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)
         self.state = "reading items"
+        gc.collect()
         while not consumer.ready.wait(0.1):
+            gc.freeze()  # items stay: full collections, of which a million of them would cause some, skip them
             if self.stop.is_set():
                 return
         self._wait_for_models()

@@ -13,15 +13,13 @@ class WideTerm(msgspec.Struct, frozen=True):
 class DeepTerm(msgspec.Struct, frozen=True):
     """A column of the deep part, with the value that it has.
 
-    `over_usual`: by how much the logit would fall if the number were at its median, or the category one that the model
-    doesn't know. `over_missing`: by how much if the page lacked the column. Columns act together: their terms don't add
-    up to the deep part.
+    `contribution`: by how much the logit would fall if the model didn't know the value: a category that has no
+    embedding, a number that is missing. Columns act together: their contributions don't add up to the deep part.
     """
 
     column: str
     value: str
-    over_usual: float
-    over_missing: float
+    contribution: float
 
 
 class ItemExplanation(msgspec.Struct, frozen=True):

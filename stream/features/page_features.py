@@ -141,6 +141,13 @@ class Layout:
 
     def _encode(self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]) -> tuple[U64, U32, F32]:
         """ids, offsets [lists+1], numbers of one entity."""
+        ids, offsets, values = self.encode_lists(given, lists, numbers)
+        return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
+
+    def encode_lists(
+        self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]
+    ) -> tuple[list[int], list[int], list[float]]:
+        """The same in lists, for who writes them into arrays of many entities."""
         ids: list[int] = []
         offsets = [0]
         for name in lists:
@@ -154,8 +161,7 @@ class Layout:
             elif value is not None:
                 ids += [cached_id_of(seed, text) for text in texts_of(value)]
             offsets.append(len(ids))
-        values = [_number(given.get(name)) for name in numbers]
-        return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
+        return ids, offsets, [_number(given.get(name)) for name in numbers]
 
 
 class Catalogue:
@@ -184,13 +190,15 @@ class Catalogue:
         given["item.id"] = item.item
         moments = {name: moment_ms(given.get(name)) for name in self.layout.built_in.dates}
         given |= moments
-        ids, offsets, numbers = self.layout._encode(given, self.layout.item_lists, self.layout.item_numbers)
+        ids, offsets, numbers = self.layout.encode_lists(given, self.layout.item_lists, self.layout.item_numbers)
         row, width = len(self.items), len(self.layout.item_lists)
         self._grow(row, len(ids))
-        start = self.offsets[row * width]
+        start = int(self.offsets[row * width])
         self.ids[start : start + len(ids)] = ids
-        self.offsets[row * width : (row + 1) * width + 1] = start + offsets
-        self.numbers[row], self.moments[row] = numbers, [*moments.values()]
+        self.offsets[row * width : (row + 1) * width + 1] = [start + offset for offset in offsets]
+        self.numbers[row] = numbers
+        if moments:
+            self.moments[row] = [*moments.values()]
         self.items.append(item.item)
         self.titles.append(item.title)
         self.row[item.item] = row

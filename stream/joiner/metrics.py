@@ -44,6 +44,8 @@ DEAD_LETTER_REASONS: Final = {  # by the error in the dead letter
     "Late": "late",
     "WrongPartition": "misplaced",
 }
+for reason in DEAD_LETTER_REASONS.values():
+    DEAD_LETTERS.labels(reason)  # present from the first scrape on: a rate counts from the second one
 EVENTS_OF_KIND: Final = tuple(EVENTS_READ.labels(kind) for kind in ("page", "install", "tick", "erase"))
 EXAMPLES_OF_REASON: Final = tuple(map(EXAMPLES_EMITTED.labels, REASONS))
 DELAYS: Final = 8  # of a burst: its records came together

@@ -27,6 +27,11 @@ def run_file(settings: Settings, service: str) -> Path:
     return settings.local / "run" / f"{service}-{settings.worker}.json"
 
 
+def target_file(run: Path) -> Path:
+    """The file by which Prometheus finds a service (file_sd): `<local>/targets/<service>-<worker>.json`."""
+    return run.parent.with_name("targets") / run.name
+
+
 def check_alone(settings: Settings, service: str) -> None:
     """Raises SettingsError when another process of this service runs under the same worker's name."""
     try:
@@ -47,7 +52,8 @@ def check_alone(settings: Settings, service: str) -> None:
 class Health:
     """Serves `/livez`, `/readyz` (200 or 503, with a line that says why) and `/metrics` (Prometheus).
 
-    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`, and `also`.
+    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`, and `also`;
+    and the address to its `target_file`. A service that is killed leaves both, so Prometheus sees that it is down.
     Raises SettingsError when the port is in use or the file can't be written.
     """
 
@@ -78,22 +84,25 @@ class Health:
     def _write(self, host: str, path: Path, also: Mapping[str, str]) -> None:
         service, _, worker = path.stem.partition("-")
         run = {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port, **also}
+        target = {"targets": [f"{host}:{self.port}"], "labels": {"job": service, "worker": worker}}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:  # `status` may read at any moment
-                file.write(json.dumps(run).encode())
+            for file_path, content in ((path, run), (target_file(path), [target])):
+                file_path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(file_path) as file:  # `status` may read at any moment
+                    file.write(json.dumps(content).encode())
         except OSError as bad:
             self._server.server_close()
             raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
 
     def close(self) -> None:
-        """Stop serving and remove the file if it is still ours; safe to call twice."""
+        """Stop serving and remove the files if they are still ours; safe to call twice."""
         self._server.shutdown()
         self._server.server_close()
         if self._written_to is None or not self._written_to.exists():
             return
         if json.loads(self._written_to.read_text()).get("pid") == os.getpid():
             self._written_to.unlink(missing_ok=True)
+            target_file(self._written_to).unlink(missing_ok=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -23,8 +23,9 @@ from stream.snapshots.manifest import (
     named_blobs,
 )
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
-from stream.snapshots.store import damaged_blob, missing_blob
+from stream.snapshots.store import StoreMemory, damaged_blob, missing_blob
 
+LIMIT: Final = 1 << 30  # bytes that it says it may use; nothing enforces it
 STATE: Final = ("_head", "_token", "_blobs", "_newest", "_manifests", "_decision")
 
 
@@ -189,6 +190,12 @@ class MemoryStore:
                 self._manifests[manifest.version] = raw
             self._decision = decision
             self._notify()
+
+    def memory(self) -> StoreMemory:
+        """See SnapshotStore."""
+        with self._lock:
+            self._check_answers()
+            return StoreMemory(sum(map(len, self._blobs.values())), LIMIT)
 
     def report(self, what: str) -> None:
         """See SnapshotStore."""

@@ -44,7 +44,7 @@ from stream.snapshots.manifest import (
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
 from stream.snapshots.redis_client import connect, translated
 from stream.snapshots.redis_scripts import DIGITS, PIN, PUBLISH, PUT, RETAIN, TAKE
-from stream.snapshots.store import damaged_blob, missing_blob
+from stream.snapshots.store import StoreMemory, damaged_blob, missing_blob
 
 NOTICE_PING_S: Final = 15  # a subscription that is silent for this long pings the server
 WAIT_SLICE_S: Final = 0.25  # `close` waits this long for `wait` at most
@@ -178,6 +178,12 @@ class RedisStore:
             raise conflicting_version(decision.version, self.model)
         if wrong:
             raise missing_blob(wrong.decode(), self.model)
+
+    def memory(self) -> StoreMemory:
+        """See SnapshotStore. Without `maxmemory` the limit is the memory of Redis's machine."""
+        with translated(self._client):
+            info = self._client.info("memory")
+        return StoreMemory(info["used_memory"], info["maxmemory"] or info.get("total_system_memory", 0))
 
     def report(self, what: str) -> None:
         """See SnapshotStore."""

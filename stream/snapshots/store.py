@@ -19,11 +19,18 @@ an earlier one. Every deep payload has all dense arrays: they are few and all ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from stream.runtime.errors import BadSnapshot
 from stream.snapshots.manifest import Decision, Head, Manifest
 from stream.snapshots.payload import Array, by_segment, joined, unpack
+
+
+class StoreMemory(NamedTuple):
+    """Memory that a store's server uses, and may use at most, bytes."""
+
+    used: int
+    limit: int
 
 
 class VersionReader(Protocol):
@@ -106,6 +113,10 @@ class SnapshotStore(VersionReader, Protocol):
         Blobs put for a version that was never published are dropped with the versions of their time. Returns blobs
         dropped.
         """
+        ...
+
+    def memory(self) -> StoreMemory:
+        """The memory of the store's server: of all that it has, not of this model alone."""
         ...
 
     def report(self, what: str) -> None:

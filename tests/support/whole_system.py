@@ -56,7 +56,7 @@ class House:
 
     def start(self, *rooms: str, ready: bool = True) -> None:
         """Start rooms, and wait until each says that it is ready."""
-        names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms")
+        names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms", "ranker_http")
         told = {name: getattr(self.settings, name) for name in names}
         for room in rooms:
             arguments = ["run", room, "--spec", str(self.spec_file)]

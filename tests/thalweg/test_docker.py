@@ -137,7 +137,7 @@ def test_no_tag_floats() -> None:
     images = [service["image"] for service in SERVICES.values() if "build" not in service]
     images += [origin for origin, _ in targets().values() if ":" in origin]
     for image in images:
-        assert re.search(r":\d+\.\d+\.\d+(-|$)", image), image
+        assert re.search(r":v?\d+\.\d+\.\d+(-|$)", image), image
 
 
 def test_a_refused_room_is_not_started_again() -> None:
@@ -156,10 +156,49 @@ def test_up_leaves_topics_as_they_are() -> None:
 def test_state_is_in_named_volumes() -> None:
     """What a service keeps is in a volume with a name, declared once; rooms keep theirs where THALWEG_LOCAL says."""
     used = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert used - {"${SPECS"} == set(COMPOSE["volumes"])
+    assert {name for name in used if name[0] not in "$."} == set(COMPOSE["volumes"])  # those are folders of the host
     for room in ROOMS:
         assert SERVICES[room]["volumes"][0] == f"{room}:/data"
         assert "THALWEG_LOCAL=/data" in lines_of(room)
+
+
+OBSERVERS = ("prometheus", "grafana")
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_observers_are_asked_for_and_on_loopback(name: str) -> None:
+    """Prometheus and Grafana start with their profile alone, as users without rights; what they read isn't writable."""
+    service = SERVICES[name]
+    assert service["profiles"] == ["observability"]
+    assert service["user"] not in ("root", "0")
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    mounted = [volume.split(":") for volume in service["volumes"] if volume.startswith("./")]
+    assert mounted
+    for folder, _, mode in mounted:
+        assert (REPOSITORY / folder).is_dir()
+        assert mode == "ro"
+
+
+def test_prometheus_scrapes_the_rooms() -> None:
+    """Each room's job asks for all instances of the service of its name, at the port where it listens."""
+    config = yaml.safe_load((REPOSITORY / "deploy" / "observability" / "prometheus.yml").read_text())
+    found = {job["job_name"]: job["dns_sd_configs"] for job in config["scrape_configs"]}
+    assert set(found) == ROOMS
+    for room, [lookup] in found.items():
+        assert lookup["names"] == [room]
+        assert lookup["port"] == SERVICES[room]["environment"][f"THALWEG_{room.upper()}_PORT"]
+
+
+def test_grafana_finds_prometheus_and_the_dashboards() -> None:
+    """Its data source is the service, with the interval of scrapes; dashboards are read from where they are mounted."""
+    folder = REPOSITORY / "deploy" / "observability"
+    [source] = yaml.safe_load((folder / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["isDefault"] is True
+    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    [provider] = yaml.safe_load((folder / "provisioning/dashboards/thalweg.yml").read_text())["providers"]
+    assert f"./deploy/observability/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
 
 
 def test_rooms_wait_for_what_they_need() -> None:

@@ -29,10 +29,10 @@ def bare(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def system(path: Path) -> subprocess.CompletedProcess[str]:
+def system(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the step that looks after the system's packages."""
     script = str(REPOSITORY / "stack" / "system.sh")
-    return subprocess.run([script], env={**os.environ, "PATH": str(path)}, capture_output=True, text=True)
+    return subprocess.run([script, *arguments], env={**os.environ, "PATH": str(path)}, capture_output=True, text=True)
 
 
 def program(path: Path, name: str, line: str) -> None:
@@ -72,6 +72,19 @@ def test_a_compiler_is_needed_where_faust_has_no_wheel(bare: Path) -> None:
     python = (bare / "python3").read_text()
     (bare / "python3").write_text(python.replace("exec", 'case "$*" in *Python.h*) exit 1 ;; esac\nexec'))
     assert "apt-get install -y python3-dev\n" in system(bare).stderr
+
+
+def test_what_tests_alone_need_is_no_condition(bare: Path) -> None:
+    """Before tests it is installed by root; others see what to install, and go on: those tests are skipped."""
+    for name in ("mvn", "redis-server"):
+        program(bare, name, "")
+    program(bare, "java", 'openjdk version "21" 2023-09-19')
+    done = system(bare, "python3", "tests")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "apt-get install -y prometheus\n" in done.stdout
+    program(bare, "prometheus", "")
+    done = system(bare, "python3", "tests")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(("old", "java"), [(0, "openjdk-17-jre-headless"), (1, "default-jre-headless")])

@@ -7,7 +7,8 @@ import numpy as np
 
 from learner.retrieval.item_retrieval import ItemRetrieval
 from ranker.kernels.layered_table import LayeredTable, based_on
-from ranker.retrieval.attribute_lists import AttributeLists, AttributePairs, ListBuilder, key_of, rows_of, values_of
+from ranker.kernels.retrieval import AttributeLists
+from ranker.retrieval.attribute_lists import AttributePairs, ListBuilder, key_of, rows_of, values_of
 from ranker.retrieval.candidates import Candidates, retrieve
 from ranker.retrieval.install_counters import InstallCounter
 from ranker.retrieval.item_columns import ONLY_SHOWN, ItemColumns
@@ -20,7 +21,6 @@ from stream.features.page_features import Catalogue, Layout, id_of
 from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.spec.values import duration_ms
-from stream.tables.dtypes import F64
 
 EVERY: Final = 100  # installs between two versions; while there are few installs, a hundredth of them
 DELTAS: Final = 32  # then a base is published
@@ -107,29 +107,36 @@ class LocalRetrieval:
 
     def _swept(self, time_ms: float) -> Pools:
         """What the ranker's sweep finds, of all items at once."""
-        columns, names, settings = self._columns, self._columns.names, self.settings
-        items = columns.slice(0, len(names))
-        installs, impressions = self._installs[: len(names)], self._impressions[: len(names)]
+        columns, settings = self._columns, self.settings
+        items = columns.slice(0, len(columns.names))
+        installs, impressions = self._installs[: len(items.ids)], self._impressions[: len(items.ids)]
         lately = self._lately.update(0, items.ids, installs, 0.0, time_ms)
         share = lately.sum() / max(1.0, installs.sum())
         swept = SweptItems(items.popularity, installs, lately, share, impressions, items.added, settings)
-        orders = {}
-        for source, order in ORDERS.items():
-            keys = order(swept)
-            slots = np.lexsort([*(-key for key in reversed(keys))])
-            orders[source] = [names[slot] for slot in slots[keys[0][slots] > -np.inf].tolist()]
-        return Pools(orders, self._by_value(installs) if settings.same else Pools().by_value, columns.added)
-
-    def _by_value(self, installs: F64) -> AttributeLists:
-        values, of = values_of(self._catalogue, rows_of(self._catalogue, self._columns.names), self.settings.same_by)
-        builder = ListBuilder()
-        builder.add(AttributePairs(values, of, key_of(installs, np.zeros(len(installs)))[of]))
-        while not builder.finish():
-            pass
-        return builder.lists()
+        return pools_of(swept, columns, self._catalogue)
 
     def candidates(self, history: Sequence[str], request_id: str = "", settings: Retrieval | None = None) -> Candidates:
         """What is retrieved for a user with these items, oldest first. `settings`: other quotas."""
         view = self._learned.view if self._learned else None
         query = Query(request_id, history, settings or self.settings, self._pools, self._columns, self._catalogue, view)
         return retrieve(query, set(history), lambda _: False)
+
+
+def pools_of(swept: SweptItems, columns: ItemColumns, catalogue: Catalogue, best: int | None = None) -> Pools:
+    """What the ranker's sweep finds, of all items at once; of each order the `best` ones."""
+    names, orders = columns.names, {}
+    for source, order in ORDERS.items():
+        keys = order(swept)
+        slots = np.lexsort([*(-key for key in reversed(keys))])
+        orders[source] = [names[slot] for slot in slots[keys[0][slots] > -np.inf][:best].tolist()]
+    lists = _by_value(swept, names, catalogue) if swept.settings.same else Pools().by_value
+    return Pools(orders, lists, columns.added)
+
+
+def _by_value(swept: SweptItems, names: Sequence[str], catalogue: Catalogue) -> AttributeLists:
+    values, of = values_of(catalogue, rows_of(catalogue, names), swept.settings.same_by)
+    builder = ListBuilder()
+    builder.add(AttributePairs(values, of, key_of(swept.installs, np.zeros(len(names)))[of]))
+    while not builder.finish():
+        pass
+    return builder.lists()

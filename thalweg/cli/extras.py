@@ -14,7 +14,7 @@ PACKAGES: Final = ("thalweg", "producers", "stream", "learner", "ranker")
 MODULES: Final = {
     "joiner": ("aiokafka", "cramjam", "faust"),
     "learner": ("torch",),
-    "ranker": ("httptools", "litestar", "threadpoolctl", "uvicorn", "uvloop"),
+    "ranker": ("faiss", "httptools", "litestar", "threadpoolctl", "uvicorn", "uvloop"),
     "producers": ("polars",),
     "client": ("httpx",),
     "tools": ("matplotlib", "plotext", "scipy"),

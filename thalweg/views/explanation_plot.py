@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from stream.events.named_explanations import Explanation
-from thalweg.views.explanation_tables import BIAS, DEEP, REST, RETRIEVAL, RULE, WIDE, Term, terms_of, title_of
+from thalweg.views.explanation_tables import BIAS, DEEP, ORDER, REST, WIDE, Term, terms_of, title_of
 from thalweg.views.figure_file import save_figure
 
 TERMS_MAX: Final = 24
@@ -14,24 +14,22 @@ COLOURS: Final = {
     DEEP: "#cc79a7",
     BIAS: "#555555",
     REST: "#56b4e9",
-    RULE: "#e69f00",
-    RETRIEVAL: "#009e73",
 }  # safe for colour-blind
 LEGENDS: Final = {
     BIAS: "bias", WIDE: "wide: a weight that fired", REST: "wide: all other weights",
-    DEEP: "deep: a column, over its usual value", RULE: "a rule that boosts or buries",
-    RETRIEVAL: "its rank among the candidates",
+    DEEP: "deep: what knowing a column adds",
 }  # fmt: skip
 
 
 def write_png(path: Path, found: Explanation) -> None:
-    """The terms of the one item in `found`, the largest on top. Raises DataError."""
+    """The terms of the logit of the one item in `found`, the largest on top. Raises DataError."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    terms = sorted(terms_of(found.items[0]), key=lambda term: abs(term.value))[-TERMS_MAX:]
+    of_logit = [term for term in terms_of(found.items[0]) if term.part not in ORDER]
+    terms = sorted(of_logit, key=lambda term: abs(term.value))[-TERMS_MAX:]
     figure, axes = plt.subplots(figsize=(11, 1.6 + 0.3 * len(terms)), layout="constrained")
     for part, legend in LEGENDS.items():
         bars = {at: term.value for at, term in enumerate(terms) if term.part == part}

@@ -11,20 +11,18 @@ from stream.events.named_explanations import Explanation, ItemExplanation
 from thalweg.views.tables import NOTES, format_time
 
 WIDE, DEEP, BIAS, REST, RULE, RETRIEVAL = "wide", "deep", "bias", "more", "rule", "retrieval"
-COLOURS: Final = {
-    WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black", RULE: "yellow", RETRIEVAL: "green",
-}  # fmt: skip
+COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_black"}
+ORDER: Final = (RULE, RETRIEVAL)  # parts that are added to the logit for the order
 BAR_WIDTH: Final = 40
 STRONGEST: Final = 3  # terms of an item of a page
 
 
 class Term(NamedTuple):
-    """One line of an item's explanation: of the deep part DeepTerm's `over_usual`, and `over_missing`, else None."""
+    """One line of an item's explanation: what it adds to the logit; of the deep part a column's contribution."""
 
     part: str
     name: str
     value: float
-    missing: float | None = None
 
 
 def terms_of(one: ItemExplanation) -> Iterator[Term]:
@@ -39,7 +37,7 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
     if more := one.wide_fired - len(one.wide_terms):
         yield Term(REST, f"{more:,} more weights", one.wide - sum(weight.weight for weight in one.wide_terms))
     for column in one.deep_terms:
-        yield Term(DEEP, f"{column.column}={column.value}", column.over_usual, column.over_missing)
+        yield Term(DEEP, f"{column.column}={column.value}", column.contribution)
     if one.retrieval:
         yield Term(RETRIEVAL, f"{source_of(one)}: the order is by the logit and this", one.retrieval)
     for rule, boost in one.boosts.items():
@@ -68,15 +66,15 @@ def page_table(found: Explanation) -> Table:
 def item_table(found: Explanation) -> Table:
     """One item: every term with its bar. `found` has this item alone."""
     (one,) = found.items
-    table = Table("part", "value", "logit", "", "if it were missing", title=title_of(found), caption=origin(found),
+    table = Table("part", "value", "logit", "", title=title_of(found), caption=origin(found),
                   title_justify="left", caption_justify="left")  # fmt: skip
     terms = list(terms_of(one))
-    largest = max(abs(term.value) for term in terms) or 1.0
+    largest = max(abs(term.value) for term in terms if term.part not in ORDER) or 1.0
     for term in terms:
         begin, end = sorted((largest, largest + term.value))
-        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=COLOURS[term.part])
-        missing = "" if term.missing is None else f"{-term.missing:+.3f}"
-        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar, missing)
+        colour = COLOURS.get(term.part)  # none: what only the order is by may be far larger than a logit
+        bar = Bar(2 * largest, begin, end, width=BAR_WIDTH, color=colour) if colour else ""
+        table.add_row(term.part, Text(term.name, overflow="fold"), f"{term.value:+.3f}", bar)
     return table
 
 

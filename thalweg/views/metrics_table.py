@@ -7,7 +7,8 @@ from prometheus_client import REGISTRY
 SERVICES = ("stream.joiner.metrics", "learner.training.metrics", "ranker.metrics")  # each registers its own
 HEAD = """# Metrics
 Every service exports its own at `/metrics`, on loopback by default (`thalweg status` prints the address). Times are in
-seconds, sizes in bytes; what only grows is a counter. This page is written by
+seconds, sizes in bytes; what only grows is a counter. On Linux there are also `process_cpu_seconds_total`,
+`process_resident_memory_bytes` and others of the process itself, without its child processes. This page is written by
 `python -m thalweg.views.metrics_table > docs/metrics.md`.
 
 | metric | type | what it is |

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec import structs
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from learner.publishing.version_builder import (
@@ -19,6 +20,7 @@ from stream.features.page_features import id_of
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
 from stream.snapshots.manifest import Head, Manifest
 from stream.snapshots.memory_store import MemoryStore
+from stream.snapshots.store import StoreMemory
 from stream.snapshots.version_files import VersionFiles
 from tests.support.assembled_versions import assembled, learned_state
 from tests.support.learner_world import records
@@ -394,6 +396,32 @@ def test_learners_that_are_killed_early_leave_room(tmp_path: Path) -> None:
         assert bench.publisher.uploader.published >= 3 * (life + 1)
         bench.publisher.uploader.stop()
     assert len(store.versions()) <= 5
+
+
+class SecretiveStore(MemoryStore):
+    """A store whose login may not ask how full it is."""
+
+    def memory(self) -> StoreMemory:
+        """See SnapshotStore."""
+        raise SnapshotError("Redis denies access")
+
+
+def test_how_full_the_store_is_is_exported(tmp_path: Path) -> None:
+    """Used and allowed bytes are metrics; who may not ask publishes all the same, and says so once."""
+    bench = Bench(tmp_path)
+    bench.turn()
+
+    def exported(what: str) -> float | None:
+        return REGISTRY.get_sample_value(f"thalweg_learner_redis_{what}_bytes")
+
+    wait_until(lambda: exported("used") == bench.store.memory().used > 0, "the memory of this store")
+    assert exported("limit") == bench.store.memory().limit
+    with capture_logs() as logs:
+        bench = Bench(tmp_path / "other", SecretiveStore("small"))
+        wait_until(lambda: [one for one in logs if "how full" in one["event"]], "the warning")
+        assert bench.turn()
+        assert bench.turn()
+    assert len([one for one in logs if "how full" in one["event"]]) == 1
 
 
 class SmallStore(MemoryStore):

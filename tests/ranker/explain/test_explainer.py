@@ -6,6 +6,9 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as how
+from hypothesis import strategies as st
 
 from ranker.explain.explainer import PAGE_TERMS_MAX, Explainer
 from ranker.ranking.entity_cache import EntityCache
@@ -20,6 +23,7 @@ from stream.snapshots.memory_store import MemoryStore
 from tests.support.random_models import ToyModel, items, some_spec
 
 NOW_MS = 3_000_500
+FACTORS = st.floats(0.01, 100.0)
 PROFILE = UserProfile(["i3", "i4", "i1"], {"age": 30.0, "likes": ["a", "b"]})
 
 
@@ -123,6 +127,26 @@ def test_rules_that_boost_or_keep_off_are_named() -> None:
     check_sums(boosted)
     assert explain(last, {"kind": "forbid", "items": [last]}).removed_by == ["rules[0]"]
     assert explain(last, {"kind": "pin", "item": last, "position": 1}).source == "pinned"
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.tuples(st.integers(0, 29), FACTORS), max_size=4))
+@how(max_examples=20)
+def test_boosts_order_the_page_and_leave_the_parts(seed: int, boosted: list[tuple[int, float]]) -> None:
+    """Under any boosts, over random specs: each item's bias + wide + deep = its logit, as without them; the page's
+    order is that of logit + boosts, which are the logs of the factors.
+    """
+    whole = Whole(seed)
+    rules = [{"kind": "boost", "items": [f"i{n}"], "factor": factor} for n, factor in boosted]
+    request = RankRequest("r", "u1", 27, 1_500_000, {"device": "x", "hour": 7.0})
+    plain = {one.item: one.logit for one in whole.explainer.explain(request, PROFILE, "m").items}
+    page = whole.explainer.explain(msgspec.structs.replace(request, rules=[*rules]), PROFILE, "m").items
+    for one in page:
+        check_sums(one)
+        assert one.logit == pytest.approx(plain[one.item], abs=1e-5)
+        of_item = [np.log(factor) for n, factor in boosted if f"i{n}" == one.item]
+        assert sorted(one.boosts.values()) == pytest.approx(sorted(of_item))
+    ordered = np.array([one.logit + sum(one.boosts.values()) for one in page])
+    assert np.diff(ordered).max(initial=0.0) <= 1e-5
 
 
 class Ruled(Ranker):

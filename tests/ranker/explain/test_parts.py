@@ -1,24 +1,25 @@
 """The two parts of a model in terms of weights and columns, over random models of random specs."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from ranker.explain.deep_part import DeepPart
-from ranker.explain.wide_part import WideWeight, name_of, wide_part
+from ranker.explain.wide_part import WideWeight, name_of, wide_parts
 from ranker.versions.model import Version
 from ranker.versions.version_loader import load_version
-from stream.events.types import Item
+from stream.events.types import Item, User
 from stream.features.encoder import one_page
-from stream.features.page_features import id_of
+from stream.features.page_features import Catalogue, build_page, id_of
 from stream.features.page_kernels import open_page
 from stream.features.serve_as import as_served
 from stream.features.value_names import ValueNames
 from stream.snapshots.memory_store import MemoryStore
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
-from tests.support.random_models import ToyModel, some_spec
+from tests.support.random_models import ToyModel, items, some_spec
+from thalweg.views.feature_names import FeatureNames
 
 SEEDS = st.integers(0, 2**32 - 1)
 PARTS = st.sampled_from([["wide", "deep"], ["wide"], ["deep"]])
@@ -46,11 +47,11 @@ def test_bias_wide_and_deep_are_the_logit(seed: int, parts: list[str]) -> None:
     model, version = served(seed, parts)
     page = model.page(9)
     words = as_served(model.layout, page.copy())
-    wide = [wide_part(version, words, i) for i in range(9)]
+    wide = wide_parts(version, words, np.arange(9))
     total = np.array([one.bias + one.total for one in wide])
     if "deep" in parts:
         deep = deep_of(version)
-        total += deep.losses(deep.inputs(words, np.arange(9)))[0]
+        total += deep.contributions(deep.inputs(words, np.arange(9)))[0]
     np.testing.assert_allclose(total, version.logits(page.copy()), rtol=1e-5, atol=1e-5)
     for one in wide:
         np.testing.assert_allclose(one.total, sum(each.weight for each in one.weights), atol=1e-9)
@@ -63,8 +64,8 @@ def test_weights_that_fired_are_the_models_own(seed: int) -> None:
     model, version = served(seed, ["wide"])
     words, crosses = as_served(model.layout, model.page(5)), version.plan.encoder.wide
     keys, offsets = model.encoder.wide_keys(one_page(words))
-    for i in range(5):
-        found = wide_part(version, words, i).weights
+    for i, part in enumerate(wide_parts(version, words, np.arange(5))):
+        found = part.weights
         expected = [model.wide.get(key, 0.0) for key in keys[offsets[i] : offsets[i + 1] - 1].tolist()]
         assert [abs(one.weight) for one in found] == sorted((abs(w) for w in expected if w), reverse=True)
         for one in found:
@@ -76,16 +77,40 @@ def test_weights_that_fired_are_the_models_own(seed: int) -> None:
 
 @given(SEEDS)
 @how(max_examples=20)
-def test_a_loss_is_the_fall_of_the_logit_without_the_column(seed: int) -> None:
-    """`losses` by `missing` are how far the deep logit falls when the page itself lacks a number: NaN in its words."""
+def test_a_contribution_is_the_fall_of_the_logit_without_the_column(seed: int) -> None:
+    """It is how far the kernels' logit falls when the page itself lacks a number: NaN in its words."""
     model, version = served(seed, ["deep"])
     deep = deep_of(version)
     words = as_served(model.layout, model.page(4))
     before = version.logits(words)
-    _, (losses,) = deep.losses(deep.inputs(words, np.arange(4)), deep.missing)
+    _, contributions = deep.contributions(deep.inputs(words, np.arange(4)))
     for c, name in enumerate(deep.names):
         if (without := without_number(version, words, name)) is not None:
-            np.testing.assert_allclose(losses[:, c], before - version.logits(without), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(contributions[:, c], before - version.logits(without), rtol=1e-4, atol=1e-5)
+
+
+@given(SEEDS)
+@how(max_examples=20)
+def test_a_contribution_is_the_fall_of_the_logit_at_an_unknown_category(seed: int) -> None:
+    """It is how far the kernels' logit falls when the item's tags are one that the model has no vector of; 0 for an
+    item without tags.
+    """
+    model, version = served(seed, ["deep"])
+    deep, layout = deep_of(version), model.layout
+    assume("item.tags" in deep.names)
+    pages = []
+    for tags in (["a", "b"], ["no vector"]):
+        catalogue = Catalogue(layout)
+        catalogue.put(Item("tagged", {"tags": tags}))
+        catalogue.put(Item("bare"))
+        rows = catalogue.rows(["tagged", "bare"])
+        words = build_page(layout, layout.user("u", {}, [], {}), catalogue, rows, 1_000_000)
+        pages.append(as_served(layout, words))
+    expected = version.logits(pages[0].copy()) - version.logits(pages[1].copy())
+    _, contributions = deep.contributions(deep.inputs(pages[0], np.arange(2)))
+    found = contributions[:, deep.names.index("item.tags")]
+    assert expected[1] == 0.0
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def without_number(version: Version, words: U64, name: str) -> U64 | None:
@@ -106,23 +131,17 @@ def without_number(version: Version, words: U64, name: str) -> U64 | None:
     return page
 
 
-def test_what_is_usual() -> None:
-    """A usual number is the median, a missing one has its flag; a missing category has no vector, not even that of ids
-    without one; and what is replaced by itself loses nothing.
-    """
+def test_an_item_of_which_nothing_is_known_has_no_contributions() -> None:
+    """Removed numbers are missing, removed categories have the vector of those without one; another item has some."""
     _, version = served(3, ["deep"])
     deep = deep_of(version)
-    both = np.stack([deep.missing, deep.usual])
-    _, losses = deep.losses(both, deep.missing, deep.usual)
-    assert np.abs(losses[[0, 1], [0, 1]]).max() == 0
-    assert np.abs(losses).max() > 0
-    lists = [c for c, name in enumerate(deep.names) if name in version.plan.encoder.deep_lists]
-    numbers = [c for c in range(len(deep.names)) if c not in lists]
-    assert lists
-    assert numbers
-    assert all((deep.usual[deep.inputs_of[c]] == [0.5, 0.0]).all() for c in numbers)
-    assert all((deep.missing[deep.inputs_of[c]] == [0.0, 1.0]).all() for c in numbers)
-    assert all((deep.missing[deep.inputs_of[c]] == 0.0).all() for c in lists)
+    other = np.where(deep.removed == 0.0, np.float32(0.5), np.float32(0.0))
+    _, contributions = deep.contributions(np.stack([deep.removed, other]))
+    assert np.abs(contributions[0]).max() == 0
+    assert np.abs(contributions[1]).max() > 0
+    numbers = [c for c, name in enumerate(deep.names) if name not in version.plan.encoder.deep_lists]
+    assert 0 < len(numbers) < len(deep.names)
+    assert all((deep.removed[deep.inputs_of[c]] == [0.0, 1.0]).all() for c in numbers)
 
 
 def test_a_weight_is_named_by_its_values() -> None:
@@ -134,3 +153,22 @@ def test_a_weight_is_named_by_its_values() -> None:
     assert (
         name_of(version, WideWeight(0.5, cross, (known, 7)), names) == "user.history=i1 One x item.id=0000000000000007"
     )
+
+
+@given(SEEDS)
+@how(max_examples=10)
+def test_snapshots_diff_names_weights_as_explanations_do(seed: int) -> None:
+    """A weight that fired has the name that `thalweg snapshots diff` finds for its key by hashing all known values."""
+    model, version = served(seed, ["wide"])
+    names = FeatureNames(model.layout)
+    for item in [*items(30), *(Item(f"i{n}") for n in range(30, 40))]:
+        names.add_item(item)
+    for n in range(5):
+        names.add_user(User(f"u{n}", {"likes": ["a", "b"]}))
+    names.add_context({"device": ["x", "y", "z"]})
+    words, encoder = as_served(model.layout, model.page(5)), version.plan.encoder
+    keys, offsets = encoder.wide_keys(one_page(words))
+    found = names.of_keys(encoder, keys)
+    for i, part in enumerate(wide_parts(version, words, np.arange(5))):
+        of_keys = {found[key] for key in keys[offsets[i] : offsets[i + 1]].tolist() if model.wide.get(key)} - {"bias"}
+        assert {name_of(version, one, names) for one in part.weights} == of_keys

@@ -1,5 +1,6 @@
 """Sources that go by what the learner keeps of items: their definitions, and how they share their quotas."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from ranker.retrieval.item_columns import ItemColumns, ids_of
 from ranker.retrieval.neighbours import neighbours
 from ranker.retrieval.pools import Query
 from ranker.retrieval.together import together
+from ranker.retrieval.vector_indexer import NO_MORE_THAN, Limits, VectorIndexer
 from stream.events.types import Item, RankReply, RankRequest
 from stream.history.profiles import UserProfile
 from stream.snapshots.memory_store import MemoryStore
@@ -36,7 +38,7 @@ SPEC = msgspec.structs.replace(SPEC, retrieval=msgspec.structs.replace(SPEC.retr
 class World:
     """A learner's version, served, and its 40 items."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = NO_MORE_THAN) -> None:
         model, store, self.cache = Model(SPEC), MemoryStore(SPEC.name), EntityCache()
         for offset, record in enumerate(mixed_log(SPEC, 200)):
             model.learn(record, offset)
@@ -46,6 +48,7 @@ class World:
         for n in range(40):
             self.cache.put(f"i{n}", Item(f"i{n}"))
         self.watcher = VersionWatcher(store, SPEC.name, self.cache, lambda: 4_000_000)
+        self.watcher.vector_indexer = VectorIndexer(limits)
         assert self.watcher.step(), self.watcher.rejection
 
     @property
@@ -129,6 +132,24 @@ def test_an_unknown_user_with_a_history_gets_a_personal_page(world: World) -> No
     assert reply.retrieval_version in (0, 1)
     assert world.answer(k=14, history=["i3", "i6"], attributes={}).retrieval_version == 1
     assert world.answer(k=5, candidates=["i3"], attributes={}).retrieval_version == 0
+
+
+def test_replies_by_an_index_name_the_version_of_its_vectors(world: World) -> None:
+    """While an index is made a part of the items is searched; then the live version's search takes it, without another
+    version. Either way a reply names the version that it retrieved by."""
+    large = World(Limits(exact=5))
+    before = large.answer(k=14, history=["i3", "i6"], attributes={})
+    assert large.served.nearest is not None
+    assert large.served.nearest.index is None
+    assert len(large.served.nearest.exact.ids) == 5
+    while not large.watcher.vector_indexer.has_newer:
+        time.sleep(0.01)
+    assert not large.watcher.step(), "there is no other version"
+    assert large.served.nearest.index is not None
+    found = large.answer(k=14, history=["i3", "i6"], attributes={})
+    assert (before.retrieval_version, found.retrieval_version) == (1, 1)
+    assert found.items == world.answer(k=14, history=["i3", "i6"], attributes={}).items
+    assert found.items != before.items
 
 
 def test_the_two_share_their_quotas(world: World) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from prometheus_client import REGISTRY
 
 from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
@@ -90,6 +91,19 @@ def test_the_model_that_a_request_names_answers(bench: Bench) -> None:
     for request_id, model in (("1", ""), ("2", "second"), ("3", "first")):
         assert bench.answerer.answer(RankRequest(request_id, "u", model=model), 10_000).items
     assert bench.asked() == {"first": [("1", ["of-u"]), ("3", ["of-u"])], "second": [("2", ["of-u"])]}
+
+
+def test_shown_items_are_counted_by_their_source(bench: Bench) -> None:
+    """One that the request named has no source and isn't counted; what was retrieved is, by what retrieved it."""
+
+    def shown() -> float:
+        return REGISTRY.get_sample_value("thalweg_ranker_source_items_total", {"source": "popular"}) or 0.0
+
+    before = shown()
+    assert len(bench.answerer.answer(RankRequest("1", "u", k=3), 10_000).items) == 3
+    assert shown() == before + 3
+    bench.answerer.answer(RankRequest("2", "u", candidates=["i1"]), 10_000)
+    assert shown() == before + 3
 
 
 def test_an_unknown_model_has_an_error(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stream.runtime.errors import SettingsError
-from stream.runtime.health import Health, check_alone, run_file
+from stream.runtime.health import Health, check_alone, run_file, target_file
 from stream.runtime.settings import Settings
 
 
@@ -54,8 +54,10 @@ def test_the_chosen_port_is_written_down_and_taken_away(tmp_path: Path) -> None:
     health = Health("127.0.0.1", 0, lambda: (True, ""), written_to=path)
     told = json.loads(path.read_text())
     assert told == {"room": "joiner", "worker": "7", "pid": os.getpid(), "host": "127.0.0.1", "port": health.port}
+    [target] = json.loads(target_file(path).read_text())  # Prometheus' file_sd
+    assert target == {"targets": [f"127.0.0.1:{health.port}"], "labels": {"job": "joiner", "worker": "7"}}
     health.close()
-    assert list(path.parent.iterdir()) == []
+    assert [*path.parent.iterdir(), *target_file(path).parent.iterdir()] == []
 
 
 def test_a_taken_port_is_a_clear_error() -> None:

@@ -109,6 +109,13 @@ def test_empty_blob(store: SnapshotStore) -> None:
     assert store.get_blob(digest_of(b"")) == b""
 
 
+def test_memory_grows_with_blobs(store: SnapshotStore) -> None:
+    """A store says how much memory is used, and how much there is."""
+    before, raw = store.memory(), b"ab" * (1 << 20)
+    store.put_blobs(split(raw))
+    assert before.used + len(raw) <= store.memory().used < before.limit
+
+
 def test_damaged_blob_is_renewed(bench: Bench) -> None:
     """Bytes that aren't their digest's are refused until they're written again; a plain put leaves what is there."""
     publish(bench.store, 1, 0, bench.store.take_token())

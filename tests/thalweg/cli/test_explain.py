@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support.memory_ranker import Whole, ready_ranker
+from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 from thalweg.client.errors import InvalidRequest, Unreachable
 from thalweg.client.explanations import explain
@@ -31,6 +32,7 @@ def said_of(ranker: Whole, *words: str) -> str:
 
 def test_a_page_has_a_line_for_each_item(ranker: Whole) -> None:
     """Title, logit in parts, and the version that ranked it."""
+    wait_until(lambda: not explain(ranker.http.address, "u").notes)  # a profile that is read too late is cached
     said = said_of(ranker, "u", "-k", "3", "--context", "device=x")
     page = explain(ranker.http.address, "u", k=3, context={"device": "x"})
     assert [one.title for one in page.items if one.title not in said] == []

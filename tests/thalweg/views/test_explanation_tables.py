@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanation, WideTerm
-from thalweg.views.explanation_tables import item_table, page_table
+from thalweg.views.explanation_tables import BAR_WIDTH, item_table, page_table
 
 ONE = ItemExplanation(
     "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
     [WideTerm("user.history=i2 Alien x item.id=i1 Star Wars", 0.3)], 3,
-    [DeepTerm("statistics.item_rate", "0.7", 0.8, 0.25)], 1, "together", 4,
+    [DeepTerm("statistics.item_rate", "0.7", 0.8)], 1, "together", 4,
 )  # fmt: skip
 FOUND = Explanation(
     "ann", "m", 0, 7, 1_500, 1_000, 20, 1_234, 100, [ONE], ["no_user"], {"exclude_installed": 12}, 5
@@ -32,7 +32,7 @@ def test_an_item_has_all_its_terms() -> None:
     for text in (
         "Star Wars for user ann: 2 of 100 candidates, retrieved by together (4)",
         "logit +1.100 = -0.400 bias +0.500 wide +1.000 deep", "user.history=i2 Alien x this item", "+0.300",
-        "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800", "-0.250",
+        "2 more weights", "+0.200", "statistics.item_rate=0.7", "+0.800",
         "version 7 of m, 1.5 s old, of 1,234 examples", "exclude_installed 12", "vectors of version 5",
         "ranked without attributes",
     ):  # fmt: skip
@@ -58,6 +58,16 @@ def test_what_else_orders_the_page_adds_up() -> None:
     ] * 2
     assert "together (4) +0.41" in printed(page_table(moved))
     assert "ordered by" not in printed(item_table(FOUND))
+
+
+def test_bars_are_of_the_logits_terms() -> None:
+    """What the order adds to the logit has no bar, and shrinks no other's, however large it is."""
+    ordered = msgspec.structs.replace(ONE, retrieval=5.7, boosts={"lift": 6.9})
+    lines = printed(item_table(msgspec.structs.replace(FOUND, items=[ordered]))).splitlines()
+    (deep,) = [line for line in lines if "statistics.item_rate" in line]
+    assert deep.count("█") == BAR_WIDTH // 2
+    assert [line for line in lines if "the order is by" in line and "█" in line] == []
+    assert len([line for line in lines if "the order is by" in line]) == 2
 
 
 def test_an_item_off_the_page_says_so() -> None:
