@@ -79,7 +79,7 @@ def played(retrieval: Retrieval | None, seed: int, pages: int) -> dict[str, floa
 
 def run(*, quick: bool) -> tuple[Table, dict[str, float]]:
     """The table and its figures."""
-    seeds, pages = (1, 3_000) if quick else (3, 6_000)
+    seeds, pages = (2, 6_000) if quick else (1, 20_000)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ways()}
     for seed, name in track([(seed, name) for seed in range(seeds) for name in found], "stores", transient=True):
         found[name].append(played(ways()[name], seed, pages))
