@@ -191,6 +191,7 @@ class Settings(BaseSettings):
         return os.environ | {
             f"THALWEG_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in values
+            if value is not None
         }
 
     def topic(self, name: str) -> str:
