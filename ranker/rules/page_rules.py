@@ -141,7 +141,7 @@ class PageRules:
         free = np.ones(n, np.bool_) if free is None else free.copy()
         state = PageState(
             self._log_odds(candidates, scores), free, self._pinned(candidates.names, k, free), np.zeros(1, np.int64),
-            np.zeros(n), np.full(n, NOBODY), np.full(n, NOBODY),
+            np.zeros(n), np.full(n, NOBODY), np.full(n, NOBODY), np.full(k, NOBODY),
         )  # fmt: skip
         return RulePlaces(state, self._cap_state(candidates, k), self._likeness(candidates))
 
@@ -165,14 +165,16 @@ class PageRules:
         begins, ids = self._ids(candidates, [cap.of for _, cap in self._caps])
         values, caps = number_ids(begins, ids, max(1, len(self._caps)))
         counts, within = [cap.count for _, cap in self._caps], [cap.within for _, cap in self._caps]
-        used, totals = np.zeros((len(caps), k), np.int64), np.zeros(len(caps), np.int64)
-        return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, totals)
+        used, recent = np.zeros((len(caps), k), np.uint8), np.zeros(len(caps), np.int64)
+        return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, recent)
 
     def _likeness(self, candidates: ItemRows) -> Likeness:
-        by = self._diversity.by if self._diversity else []
+        by = [*dict.fromkeys(self._diversity.by)] if self._diversity else []
         begins, ids = self._ids(candidates, by)
         strength, n = self._diversity.strength if self._diversity else 0.0, len(candidates.rows)
-        return Likeness(np.array([strength]), begins[:: max(1, len(by))].copy(), ids, np.zeros(n), np.zeros(n))
+        begins = begins[:: max(1, len(by))].copy()
+        ids = ids[np.lexsort((ids, np.repeat(np.arange(len(begins) - 1), np.diff(begins))))]
+        return Likeness(np.array([strength]), begins, ids, np.zeros(n), np.zeros(n))
 
     def _ids(self, candidates: ItemRows, columns: Sequence[str]) -> tuple[I64, U64]:
         """See `gather`."""
