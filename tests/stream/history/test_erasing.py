@@ -105,7 +105,9 @@ def test_an_id_that_requests_named_becomes_a_tombstone() -> None:
         values.note(layout, {"device": "u"}, {"plan": "u"}, user)
     for key, value in values.take():
         log.send(NAMES.name, 0, value, key)
-    now[0] = 9
+    now[0] = 6  # a ranker had noted it before, and writes it now
+    log.send(NAMES.name, 0, encode(FeatureName(USER_ID, "u")), name_key(USER_ID, "u"))
+    now[0] = 20_000
     log.send(NAMES.name, 0, encode(FeatureName(USER_ID, "back")), name_key(USER_ID, "back"))
     for written in (1, 0):
         assert erase_names_and_dead_letters(log, {"u": 5, "back": 5}) == written
