@@ -101,4 +101,4 @@ def test_an_erasure_goes_on_to_the_learner_and_into_the_ledger() -> None:
             learned = [decode_training(out.value or b"")[0][0] for out in written if out.topic == EXAMPLES.name]
             assert [type(one) for one in learned] == [Examples, Erase, Examples]
             (ledger,) = [out for out in written if out.topic == ERASED.name]
-            assert (ledger.key, decode_entity(ledger.value or b"", Erase)) == (b"u", Erase("u", 101))
+            assert (ledger.key, decode_entity(ledger.value or b"", Erase)) == (b"u\x00101", Erase("u", 101))
