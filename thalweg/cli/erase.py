@@ -60,5 +60,6 @@ def erase(
     if warning := receipt.warning():
         print_stderr(warning)
     write_json(json_file, receipt.figures())
-    if None in receipt.reached_ms.values():
+    if waiting := [step for step, ms in receipt.reached_ms.items() if ms is None]:
+        print_stderr(f"Kafka has the erasure, it needn't be sent again; not yet applied: {', '.join(waiting)}")
         raise typer.Exit(1)
