@@ -25,7 +25,7 @@ def history_record(change: HistoryChange, partitions: int) -> Outgoing:
 
 
 def ledger_record(event: Erase) -> Outgoing:
-    """The record of an erased user in the topic `erased`. Compaction keeps each time: the last sent may be an earlier."""
+    """The record of an erased user in the topic `erased`. Compaction keeps each time: the last sent may be earlier."""
     return Outgoing(ERASED.name, 0, encode(event), f"{event.user}\x00{event.time_ms}".encode())
 
 

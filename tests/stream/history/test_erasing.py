@@ -69,8 +69,8 @@ def test_who_installed_the_item_again_keeps_it(log: MemoryLog) -> None:
 
 
 def test_the_ledger_has_the_latest_time_of_each_user(log: MemoryLog) -> None:
-    """Its records are those of the joiner, none of which replaces another time's; invalid ones are passed over, an older
-    stack has none."""
+    """Its records are those of the joiner, none of which replaces another time's; invalid ones are passed over, an
+    older stack has none."""
     written = [ledger_record(Erase(user, time_ms)) for user, time_ms in (("u", 5), ("v", 7), ("u", 3))]
     assert len({one.key for one in written}) == 3
     for one in written:
