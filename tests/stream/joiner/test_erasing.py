@@ -49,7 +49,7 @@ def test_what_was_emitted_just_before_an_erasure_is_whole(policy: Policy) -> Non
     """Labels, history and organic installs of the same record, or of records that are joined together with it."""
     delays_ms = (5, 9) if policy == "delayed_negative" else ()
     rules = replace(ORGANIC, policy=policy, delays_ms=delays_ms)
-    before = [page("r", 100), install("i", 101, request_id="r"), install("j", 101, "z")]
+    before: list[SourceEvent] = [page("r", 100), install("i", 101, request_id="r"), install("j", 101, "z")]
     events: list[SourceEvent] = [*before, page("s", 102, user="v"), Erase("u", 103), install("k", 104), Erase("u", 105)]
     partitions = {EXAMPLES.name: 1, ORGANIC_TOPIC.name: 1, ERASED.name: 1, "events": 1, "histories": 1}
     found = []
