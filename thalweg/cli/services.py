@@ -1,6 +1,7 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -224,6 +225,8 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     One learner per model: a second one takes over and the first exits.
     """
+    if not find_spec("torch"):  # only a new model imports it, perhaps after hours
+        raise ModuleNotFoundError(name="torch")
     from learner.memory import learner_needs
     from learner.service import run_learner as run
     from stream.snapshots.redis_memory import redis_memory, redis_problem
