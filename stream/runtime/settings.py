@@ -218,5 +218,5 @@ class Settings(BaseSettings):
 
 def log_settings() -> Settings:
     """The form of the log and the worker's name, also where other settings are invalid."""
-    form = "json" if os.environ.get("THALWEG_LOG") == "json" else "text"
+    form: Literal["text", "json"] = "json" if os.environ.get("THALWEG_LOG") == "json" else "text"
     return Settings.model_construct(log=form, worker=os.environ.get("THALWEG_WORKER", "0"))
