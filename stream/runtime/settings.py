@@ -215,3 +215,9 @@ class Settings(BaseSettings):
                 "no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port"
             )
         return self.redis
+
+
+def log_settings() -> Settings:
+    """The form of the log and the worker's name, also where other settings are invalid."""
+    form: Literal["text", "json"] = "json" if os.environ.get("THALWEG_LOG") == "json" else "text"
+    return Settings.model_construct(log=form, worker=os.environ.get("THALWEG_WORKER", "0"))
