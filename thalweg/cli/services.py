@@ -236,13 +236,10 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     One learner per model: a second one takes over and the first exits.
     """
-<<<<<<< HEAD
     if not find_spec("torch"):  # only a new model imports it, perhaps after hours
         raise ModuleNotFoundError(name="torch")
-=======
     settings = _logging("learner")
 
->>>>>>> x2
     from learner.memory import learner_needs
     from learner.service import run_learner as run
     from stream.snapshots.redis_memory import redis_memory, redis_problem
