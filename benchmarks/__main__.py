@@ -57,9 +57,8 @@ MANY_CORES = {
 def main() -> int:
     """Parse arguments, pin to the number of cores that a benchmark measures, run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "name", nargs="?", choices=sorted(NAMES), help="; ".join(f"{n}: {says}" for n, says in NAMES.items())
-    )
+    says = "; ".join(f"{name}: {what}" for name, what in NAMES.items()).replace("%", "%%")  # argparse formats it
+    parser.add_argument("name", nargs="?", choices=sorted(NAMES), help=says)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work: for a first look, not for quoting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     given = parser.parse_args()

@@ -94,3 +94,12 @@ def test_figures_stay_flat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caps
     under = figures.pop("machine")
     assert figures == {"figure_ms": 1.5, "quick": 1.0}
     assert "".join(machine.caption(under).split()) in "".join(capsys.readouterr().out.split())
+
+
+def test_help_names_all_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what each measures."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        entry.main()
+    says = capsys.readouterr().out
+    assert [name for name in entry.NAMES if f"{name}:" not in says] == []
