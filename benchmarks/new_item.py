@@ -36,7 +36,8 @@ def new_item_s(log: KafkaLog, client: Client, name: str) -> float:
     while time.monotonic() < begun_s + WAIT_S:
         page = client.rank("visitor", k=CANDIDATES, history=[], attributes={}, deadline_ms=10_000)
         if name in page.items:
-            assert page.sources[page.items.index(name)] == "new", "nobody has installed it"
+            source = page.sources[page.items.index(name)]
+            assert source == "new", "nobody has installed it"
             return time.monotonic() - begun_s
     raise AssertionError(f"{name} wasn't retrieved within {WAIT_S:g} s")
 

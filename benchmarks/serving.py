@@ -16,6 +16,7 @@ from stream.features.encoder import one_page
 from stream.features.item_similarity import Outcomes
 from stream.features.page_features import Catalogue, build_page
 from stream.features.statistics import Statistics, StatisticsProgram
+from stream.runtime.formats import MANIFEST
 from stream.snapshots.item_names import ITEMS_PART, pack_names
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
@@ -212,7 +213,7 @@ class Publisher:
             spec=encode_spec(self.spec), token=self.token, offset={0: 1}, examples=self.progress.count,
             watermark_ms=WATERMARK_MS, learned_ms=WATERMARK_MS, created_ms=WATERMARK_MS,
             metrics=self.progress.metrics(), parts=dict(self.parts), ingest_ms=[WATERMARK_MS] * INSTALLS,
-            golden=self.golden.golden(WATERMARK_MS),
+            golden=self.golden.golden(WATERMARK_MS), format=MANIFEST.version,
         )  # fmt: skip
 
     def _put(self, content: Payload) -> Digests:

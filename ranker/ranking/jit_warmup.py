@@ -79,11 +79,9 @@ def _rank(version: Version, scorer: Scorer) -> None:
     learned, ids = version.learned_items.view, np.ones(1, np.uint64)
     together_with(learned.rows, ids)
     changes_between(learned.rows, learned.rows, True)
-    assert (
-        len(user_vector(learned.rows, ids))
-        == len(learned.vectors.outputs)
-        == len(vectors_at(learned.rows, ids).outputs)
-    )
+    outputs = learned.vectors.outputs, vectors_at(learned.rows, ids).outputs
+    user = user_vector(learned.rows, ids)
+    assert {len(user)} == {len(one) for one in outputs}
 
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:

@@ -308,7 +308,7 @@ def test_kernels_are_compiled_in_the_image() -> None:
         assert SERVICES[room]["healthcheck"]["start_period"] == "60s"
 
 
-def run_entry_point(folder: Path, *words: str) -> subprocess.Popen[str]:
+def run_entry_point(folder: Path, *words: str, cache: Path | None = None) -> subprocess.Popen[str]:
     """Start stack/container.sh with a `thalweg` that prints its environment, then the words, and waits for input."""
     stub = folder / "bin" / "thalweg"
     stub.parent.mkdir(exist_ok=True)
@@ -316,7 +316,7 @@ def run_entry_point(folder: Path, *words: str) -> subprocess.Popen[str]:
     stub.chmod(0o755)
     environment = {
         "PATH": f"{stub.parent}:{os.environ['PATH']}", "THALWEG_LOCAL": str(folder / "data"),
-        "NUMBA_CACHE_DIR": str(folder / "cache"), "KERNELS": str(folder / "kernels"),
+        "NUMBA_CACHE_DIR": str(cache or folder / "cache"), "KERNELS": str(folder / "kernels"),
     }  # fmt: skip
     command = [str(REPOSITORY / "stack" / "container.sh"), *words]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -335,7 +335,8 @@ def test_containers_of_one_volume_have_names_of_their_own(tmp_path: Path) -> Non
         assert container.stdout is not None
         return container.stdout.readline().rstrip()
 
-    first, second = (run_entry_point(tmp_path, "run", "ranker") for _ in range(2))
+    caches = tmp_path / "one", tmp_path / "other"  # in a container's own /tmp
+    first, second = (run_entry_point(tmp_path, "run", "ranker", cache=cache) for cache in caches)
     names = named(first), named(second)
     assert set(names) == {"a run ranker", "b run ranker"}
     first.communicate("end")
@@ -343,7 +344,7 @@ def test_containers_of_one_volume_have_names_of_their_own(tmp_path: Path) -> Non
     assert named(third) == names[0]
     for one in (second, third):
         one.communicate("end")
-    assert (tmp_path / "cache" / "one.nbi").read_text() == "compiled"
+    assert [(cache / "one.nbi").read_text() for cache in caches] == ["compiled"] * 2
 
 
 def test_one_kafka_version() -> None:
