@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get
@@ -19,8 +19,9 @@ from ranker.http.events import EventsEndpoint
 from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
+from ranker.http.litestar_problems import framework_response, problem_response
 from ranker.http.openapi import complete_document, openapi_config, post_operation
-from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
+from ranker.http.problems import NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
 from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS
 from ranker.http.tokens import Scope, Tokens, require
@@ -30,8 +31,6 @@ from stream.events.named_requests import NamedRequest
 from stream.events.personal_data import PLACES, Place
 from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
-
-STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -82,7 +81,7 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
     routed = Litestar(
         [*_reads(served, tokens), _erasure(served, tokens), *_health(served, tokens)],
         openapi_config=openapi_config(version("thalweg")),
-        exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
+        exception_handlers={HttpProblem: problem_response, HTTPException: framework_response},
         logging_config=None,
         debug=False,
         on_shutdown=[served.events.close, served.explain.close],
@@ -184,18 +183,3 @@ def _checked(check: Check) -> Response[str]:
 def _guard(tokens: Tokens, scope: Scope, connection: Any, handler: BaseRouteHandler) -> None:
     headers = dict(connection.scope["headers"])
     require(tokens.caller(headers.get(b"authorization")), scope)
-
-
-def _problem(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[bytes]:
-    headers = {name.decode(): value.decode() for name, value in problem.headers}
-    return Response(problem.body, status_code=problem.kind.status, headers=headers)
-
-
-def _framework_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    kind = STATUSES.get(error.status_code, FAILED)
-    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    wrong = [f"{one['key']}: {one['message']}" for one in error.extra or [] if isinstance(one, dict) and "key" in one]
-    if error.status_code == 400 and not wrong:
-        wrong = [error.detail[:300]]
-    why = "; ".join([f"{request.scope['method']} {request.scope['path'][:100]}", *wrong])
-    return _problem(request, HttpProblem(kind, why, headers=headers))

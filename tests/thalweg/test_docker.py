@@ -221,7 +221,7 @@ def test_no_torch_but_in_the_learner() -> None:
         "joiner": {"joiner"},
         "learner": {"learner"},
         "ranker": {"ranker"},
-        "tools": {"tools"},
+        "tools": {"tools", "console"},
         "offline": {"learner", "ranker", "tools", "peers"},
     }
 

@@ -8,6 +8,7 @@ import typer
 
 from stream.runtime.errors import SpecError
 from stream.runtime.logs import log_to_stderr
+from thalweg.cli.console import console
 from thalweg.cli.extras import Rooms
 from thalweg.cli.options import (
     AcceptGap,
@@ -26,6 +27,7 @@ from thalweg.cli.options import (
 services = typer.Typer()
 run_app = typer.Typer(cls=Rooms, no_args_is_help=True, help="Run a service until Ctrl-C: joiner, learner or ranker.")
 services.add_typer(run_app, name="run")
+services.command()(console)
 
 
 @services.command()

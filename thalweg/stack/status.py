@@ -64,7 +64,7 @@ class Service:
         Empty: no answer.
         """
         found: dict[str, float] = {}
-        for one in self._samples():
+        for one in self.samples():
             values = {*one.labels.values(), ".".join(one.labels.values())} - {""}
             for name in (one.name, *(f"{one.name}.{value}" for value in values)):
                 found[name] = found.get(name, 0.0) + one.value
@@ -77,7 +77,7 @@ class Service:
 
     def lags(self) -> tuple[Lag, ...]:
         """How far it is behind each topic that it reads; empty while it doesn't say."""
-        samples, found = self._samples(), list[Lag]()
+        samples, found = self.samples(), list[Lag]()
         for topic, name in LAGS.get(self.room, {}).items():
             records = [one.value for one in samples if one.name == f"{name}_records"]
             seconds = [one.value for one in samples if one.name == f"{name}_seconds"]
