@@ -5,9 +5,9 @@ from typing import Any, Final
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
+from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, TOO_LARGE, HttpProblem
 
-STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
+STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED, 413: TOO_LARGE}
 
 
 def problem_response(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[bytes]:

@@ -96,8 +96,9 @@ class FakeConsole:
         items = [item(name, i + 1) for i, name in enumerate(self.items)]
         page = {
             "user": user, "model": "store", "time_ms": NOW_MS, "version": 7, "version_age_ms": 400,
-            "newest_event_ms": 1, "staleness_ms": 300, "examples": 1000, "scored": 100, "items": items, "removed": {"installed": 2},
-            "notes": [], "history": [{"item": one, "title": HOSTILE} for one in self.history],
+            "newest_event_ms": 1, "staleness_ms": 300, "examples": 1000, "scored": 100, "items": items,
+            "removed": {"installed": 2}, "notes": [],
+            "history": [{"item": one, "title": HOSTILE} for one in self.history],
         }  # fmt: skip
         assert {*page} - {"history"} <= {*Explanation.__struct_fields__}
         assert all({*one} <= {*ItemExplanation.__struct_fields__} for one in items)
@@ -130,6 +131,7 @@ class FakeConsole:
     def close(self) -> None:
         """End client and server."""
         self.client.close()
+        self.board.stop_all()
         self.server.close()
 
 

@@ -11,7 +11,7 @@ import msgspec
 from litestar import Litestar, MediaType, Request, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, Parameter
 from litestar.response import Stream
 from msgspec import Meta
 
@@ -26,7 +26,12 @@ from thalweg.console.board import PAGES_MAX, Board
 from thalweg.console.guard import App, same_origin, with_headers
 
 ASSETS: Final = Path(__file__).parent / "assets"
-TYPES: Final = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 BODY_BYTES_MAX: Final = 16 * 1024
 CONTEXT: Final = "context."
 USERS: Final = "/api/users/"
@@ -96,7 +101,7 @@ def _assets() -> list[Any]:
 
 
 def _asset(path: str, file: Path) -> Any:
-    body, media_type = file.read_bytes(), f"{TYPES[file.suffix]}; charset=utf-8"
+    body, media_type = file.read_bytes(), TYPES[file.suffix]
 
     @get(path, name=file.name, sync_to_thread=False)
     def asset() -> Response[bytes]:
@@ -118,7 +123,7 @@ def _reads(served: Served) -> list[Any]:
 
     @get(USERS + "{user:path}", sync_to_thread=True)
     def user_page(
-        request: Request[Any, Any, Any], user: str, k: Annotated[int, Parameter(ge=1, le=50)] = 10
+        request: Request[Any, Any, Any], user: FromPath[str], k: Annotated[int, Parameter(ge=1, le=50)] = 10
     ) -> Response[dict[str, Any]]:
         name = request.scope["path"].removeprefix(USERS)  # `user` has lost a slash at its end
         query = request.query_params.multi_items()
@@ -140,7 +145,7 @@ def _decisions(served: Served, tokens: Tokens) -> list[Any]:
     admin = [partial(_require_admin, tokens)]
 
     @post("/api/versions/pin", guards=admin, status_code=200, sync_to_thread=True)
-    def pin(data: Pin) -> Response[dict[str, int]]:
+    def pin(data: JSONBody[Pin]) -> Response[dict[str, int]]:
         log.warning("version %d is pinned from the console (0: none)", data.version)
         return _answer(served.pin(data.version))
 
@@ -151,7 +156,7 @@ def _decisions(served: Served, tokens: Tokens) -> list[Any]:
         return _answer(found)
 
     @post("/api/install", status_code=200, sync_to_thread=True)
-    def install(data: InstallOrder) -> Response[dict[str, Any]]:
+    def install(data: JSONBody[InstallOrder]) -> Response[dict[str, Any]]:
         if served.install is None:
             raise HttpProblem(NOT_FOUND, "installs are made in demo mode only", remedy="thalweg console --demo")
         return _answer(served.install(data.user, data.item, data.k, data.context))

@@ -55,7 +55,7 @@ class Board:
                     loop.call_soon_threadsafe(_put, page, frame)
 
     def stop_all(self) -> None:
-        """End the streams of all pages: they connect again."""
+        """End the streams of all pages; those that are still open connect again."""
         with self._lock:
             for page, loop in self._pages.items():
                 with suppress(RuntimeError):

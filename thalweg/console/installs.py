@@ -1,12 +1,18 @@
 """An install that a person makes on the page of a demo, to watch what changes."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
-from thalweg.demo.caller import kafka_caller
+from thalweg.demo.caller import Answer, kafka_caller
+
+TRIES: Final = 10
+PAUSE_S: Final = 0.2
 
 
 class DemoInstalls:
@@ -23,11 +29,20 @@ class DemoInstalls:
         """
         columns: dict[str, str | float] = {**context}
         with closing(RedisStore(self._settings, self._model)) as store, kafka_caller(self._settings) as caller:
-            page = caller.rank(user, k=k, context=columns).reply
+            ask = partial(caller.rank, user, k=k, context=columns)
+            page = patiently(ask).reply
             if item not in page.items:
-                page = caller.rank(user, k=1, candidates=[item], context=columns).reply
+                page = patiently(partial(ask, k=1, candidates=[item])).reply
             appended_ms = caller.install(user, item, page)
-            after, served_ms = caller.wait_learned(
-                store, appended_ms, page.version, lambda: caller.rank(user, k=k, context=columns)
-            )
+            after, served_ms = caller.wait_learned(store, appended_ms, page.version, lambda: patiently(ask))
         return {"served_ms": served_ms, "version": after.version, "items": after.items}
+
+
+def patiently(ask: Callable[[], Answer], sleep: Callable[[float], None] = time.sleep) -> Answer:
+    """An answer, after several tries while a ranker is overloaded. Raises DataError when it stays so."""
+    for _ in range(TRIES - 1):
+        try:
+            return ask()
+        except DataError:
+            sleep(PAUSE_S)
+    return ask()

@@ -54,7 +54,7 @@ class LogTail:
 
 def dead_letters_of(log: Log) -> list[dict[str, Any]]:
     """The newest dead letters of all topics, newest first."""
-    found = []
+    found: list[dict[str, Any]] = []
     for topic in DEAD_LETTERS:
         for one in without_erased(log, read_dead_letters(log, topic, newest=LETTERS_MAX)):
             found.append({
@@ -62,7 +62,7 @@ def dead_letters_of(log: Log) -> list[dict[str, Any]]:
                 "message": one.dead_letter.message, "source": one.source, "kind": one.kind,
                 "replayed": bool(one.replayed_ms),
             })  # fmt: skip
-    return sorted(found, key=lambda one: -int(one["time_ms"]))[:LETTERS_MAX]
+    return sorted(found, key=lambda one: -one["time_ms"])[:LETTERS_MAX]
 
 
 def users_of(log: Log) -> list[str]:

@@ -87,6 +87,7 @@ def serving(settings: Settings, options: ConsoleOptions) -> Iterator[str]:
                 _announced(settings, host, server),
             ):
                 yield server.address
+                board.stop_all()  # else the server waits for streams that never end
 
 
 def _served(

@@ -70,7 +70,8 @@ class Service:
                 found[name] = found.get(name, 0.0) + one.value
         return found
 
-    def _samples(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
+        """All that it exports; empty: no answer."""
         status, text = self.get("/metrics")
         families = text_string_to_metric_families(text) if status == 200 else ()
         return [one for family in families for one in family.samples]

@@ -67,8 +67,8 @@ def find(page: Page, user: str) -> None:
 
 def test_it_shows_the_loop(page: Page) -> None:
     """Rates stand on the arrows, figures below, and a plot has a line for each percentile."""
-    expect(page.locator("#loop")).to_contain_text("120 events/s")
-    expect(page.locator("#loop")).to_contain_text("3.9 versions/s")
+    expect(page.locator("#loop")).to_contain_text("120events/sKafka")
+    expect(page.locator("#loop")).to_contain_text("3.9versions/sRedis")
     expect(page.locator("#figure-fresh")).to_have_text("180 ms")
     expect(page.locator("#figure-learned")).to_have_text("12,345")
     assert page.locator("#plot-wide path.line").count() == 2
@@ -83,7 +83,7 @@ def test_it_follows_the_stream(page: Page, console: FakeConsole) -> None:
         ["ranker", "0", "gone", "its process has ended"],
     ]
     console.board.update({"rates": {"events": 77.0}, "rooms": rooms}, [], [published(8)])
-    expect(page.locator("#loop")).to_contain_text("77 events/s")
+    expect(page.locator("#loop")).to_contain_text("77events/s")
     expect(page.locator("#room-ranker")).to_have_class("room gone")
     expect(page.locator("#gone")).to_contain_text("its process has ended")
     expect(page.locator("#timeline li").first).to_contain_text("version 8 published")
@@ -121,9 +121,8 @@ def test_a_user_s_page_is_explained(page: Page, console: FakeConsole) -> None:
     find(page, "ann/1 ü")
     first = page.locator("ol.page > li").first
     expect(first).to_contain_text("p 0.300 · by popular (1) · boosts fresh +0.10")
-    expect(first.get_by_role("img")).to_have_attribute(
-        "aria-label", "logit \N{MINUS SIGN}0.65: bias \N{MINUS SIGN}1.00, wide +0.60, deep \N{MINUS SIGN}0.25"
-    )
+    parts = "logit -0.65: bias -1.00, wide +0.60, deep -0.25".replace("-", "\N{MINUS SIGN}")
+    expect(first.get_by_role("img")).to_have_attribute("aria-label", parts)
     first.locator("summary").click()
     expect(first.locator("tbody tr")).to_have_count(2)
     expect(page.locator("ol.history li")).to_have_count(1)
@@ -176,19 +175,24 @@ def test_the_policy_stops_what_escaping_would_miss(browser: Browser, console: Fa
     """An inline script that got in wouldn't run, and nothing is loaded from another host."""
     opened = browser.new_page()
     opened.goto(console.url)
-    tried = opened.evaluate("""async () => {
-        let thrown = "";
-        try { document.body.innerHTML = "<b>x</b>"; } catch (error) { thrown = error.name; }
-        const handler = document.createElement("img");
-        try { handler.setAttribute("onerror", "window.hacked=1"); } catch (error) { /* refused at once */ }
-        handler.src = "/assets/none.png";
-        document.body.append(handler);
-        let left = "";
-        try { await fetch("http://localhost:1/"); } catch (error) { left = error.name; }
-        await new Promise((done) => setTimeout(done, 200));
-        return [thrown, left, window.hacked ?? "safe"];
+    violated = opened.evaluate("""async () => {
+        const violated = new Set();
+        document.addEventListener("securitypolicyviolation", (event) => violated.add(event.effectiveDirective));
+        const tried = async (act) => { try { await act(); } catch { /* refused at once */ } };
+        await tried(() => { document.body.lastElementChild.innerHTML = "<b>x</b>"; });
+        await tried(() => document.body.setAttribute("onclick", "window.hacked=1"));
+        document.body.click();
+        await tried(() => fetch("http://localhost:1/"));
+        const image = document.createElement("img");
+        image.src = "http://localhost:1/x.png";
+        const style = document.createElement("style");
+        style.textContent = "body { color: red }";
+        document.body.append(image, style);
+        for (let i = 0; violated.size < 4 && i < 500; i++) await new Promise((done) => setTimeout(done, 20));
+        return [...violated].sort();
     }""")
-    assert tried == ["TypeError", "TypeError", "safe"]
+    assert violated == ["connect-src", "img-src", "require-trusted-types-for", "style-src-elem"]
+    assert opened.evaluate("window.hacked") is None
     opened.close()
 
 
@@ -203,7 +207,7 @@ def test_axe_finds_nothing_serious(browser: Browser, console: FakeConsole, schem
         {"rooms": [["joiner", "0", "starting", "x"], ["learner", "0", "up", "x"], ["ranker", "0", "gone", "x"]]}
     )
     expect(page.locator("#gone")).to_contain_text("ranker")
-    serious = []
+    serious: list[tuple[str, ...]] = []
 
     def look(where: str) -> None:
         found = Axe().run(page).response["violations"]

@@ -46,8 +46,8 @@ const FIGURES = [
   ["learned", "examples learned", (s) => number(s.model?.examples)],
   ["fresh", "fresh, p50", (s) => duration(s.delays?.wide?.[0])],
   ["answer", "answer, p50", (s) => duration(s.delays?.answer?.[0])],
-  ["auc", "AUC, recent", (s) => (s.model?.auc ? s.model.auc.toFixed(4) : "–")],
-  ["calibration", "calibration", (s) => (s.model?.calibration ? s.model.calibration.toFixed(3) : "–")],
+  ["auc", "AUC, recent", (s) => (s.model?.examples ? s.model.auc.toFixed(4) : "–")],
+  ["calibration", "calibration", (s) => (s.model?.examples ? s.model.calibration.toFixed(3) : "–")],
   ["live", "live version", (s) => (s.live ?? []).filter(Boolean).join(", ") || "none"],
   ["stale", "newest label is", (s) => (s.model?.staleness_s ? `${duration(s.model.staleness_s * 1000)} old` : "–")],
 ];

@@ -3,40 +3,36 @@
 import { byId, draw, make, number, say, set, duration } from "./dom.js";
 
 const BOXES = [ // id, title, what it does, x
-  ["producers", "producers", "pages, installs", 16],
-  ["joiner", "joiner", "pages → examples", 232],
-  ["learner", "learner", "wide + deep", 448],
-  ["ranker", "ranker", "pages, live swap", 664],
-  ["callers", "callers", "apps and sites", 880],
+  ["producers", "producers", "pages, installs", 6],
+  ["joiner", "joiner", "pages → examples", 222],
+  ["learner", "learner", "wide + deep", 438],
+  ["ranker", "ranker", "pages, live swap", 654],
+  ["callers", "callers", "apps and sites", 870],
 ];
-const WIDTH = 104;
-const TOP = 62;
+const WIDTH = 124;
+const TOP = 56;
 const HEIGHT = 74;
-const ARROWS = [ // id, unit, path, where its text stands
-  ["events", "events/s", "M120 99H232", 176, 88],
-  ["examples", "examples/s", "M336 99H448", 392, 88],
-  ["versions", "versions/s", "M552 99H664", 608, 88],
-  ["replies", "pages/s", "M768 99H880", 824, 88],
-  ["shown", "what was shown, with the features it was ranked by; and what the user did", "M932 136V200H68V136", 500, 191],
+const ARROWS = [ // id, unit, path, where its text stands, what carries it
+  ["events", "events/s", "M130 93H221", 176, "Kafka"],
+  ["examples", "examples/s", "M346 93H437", 392, "Kafka"],
+  ["versions", "versions/s", "M562 93H653", 608, "Redis"],
+  ["replies", "pages/s", "M778 93H869", 824, "HTTP, Kafka"],
 ];
-const CARRIERS = [["Kafka", 176], ["Kafka", 392], ["Redis", 608], ["HTTP, Kafka", 824]];
+const BACK = "M932 130V196H68V131";
 const DOT_GAP = 28;
 
 const parts = {};
 let step = 0;
 
 function build(svg) {
-  svg.append(draw("defs", {}, draw("marker", { id: "tip", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 7, markerHeight: 7, orient: "auto" },
+  svg.append(draw("defs", {}, draw("marker", { id: "tip", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 13, markerHeight: 13, markerUnits: "userSpaceOnUse", orient: "auto" },
     draw("path", { d: "M0 0L10 5L0 10z", class: "tip" }))));
-  for (const [id, unit, path, x, y] of ARROWS) {
-    parts[id] = {
-      unit,
-      text: draw("text", { x, y, class: "rate" }),
-      flow: draw("path", { d: path, class: "flow", "stroke-dasharray": `0.1 ${DOT_GAP}` }),
-    };
-    svg.append(draw("path", { d: path, class: "arrow", "marker-end": "url(#tip)" }), parts[id].flow, parts[id].text);
+  for (const [id, unit, path, x, carrier] of ARROWS) {
+    parts[id] = { text: draw("text", { x, y: 80, class: "rate" }), flow: arrow(svg, path) };
+    svg.append(parts[id].text, draw("text", { x, y: 112, class: "small" }, unit), draw("text", { x, y: 128, class: "small" }, carrier));
   }
-  for (const [text, x] of CARRIERS) svg.append(draw("text", { x, y: 118, class: "small" }, text));
+  parts.shown = { flow: arrow(svg, BACK) };
+  svg.append(draw("text", { x: 500, y: 187, class: "small" }, "what was shown, with the features it was ranked by; and what the user did"));
   for (const [id, title, what, x] of BOXES) {
     const middle = x + WIDTH / 2;
     parts[id] = {
@@ -48,7 +44,13 @@ function build(svg) {
     parts[id].box.append(parts[id].note, parts[id].more);
     svg.append(parts[id].box);
   }
-  svg.append(draw("text", { x: 500, y: 32, class: "small" }, "what a user just did changes what the next user sees, within a second"));
+  svg.append(draw("text", { x: 500, y: 26, class: "small" }, "what a user just did changes what the next user sees, within a second"));
+}
+
+function arrow(svg, path) {
+  const flow = draw("path", { d: path, class: "flow", "stroke-dasharray": `0.1 ${DOT_GAP}` });
+  svg.append(draw("path", { d: path, class: "arrow", "marker-end": "url(#tip)" }), flow);
+  return flow;
 }
 
 export function showLoop(sections) {
@@ -56,11 +58,11 @@ export function showLoop(sections) {
   if (!parts.events) build(svg);
   const rates = sections.rates ?? {};
   step = (step + 9) % DOT_GAP;
-  for (const [id] of ARROWS) {
-    const rate = id === "shown" ? rates.events : rates[id];
-    say(parts[id].text, id === "shown" ? parts[id].unit : `${number(rate ?? null)} ${parts[id].unit}`);
-    set(parts[id].flow, "class", rate > 0 ? "flow on" : "flow");
-    if (rate > 0) set(parts[id].flow, "stroke-dashoffset", -step);
+  for (const [id] of ARROWS) say(parts[id].text, number(rates[id] ?? null));
+  for (const id of ["events", "examples", "versions", "replies", "shown"]) {
+    const isMoving = rates[id === "shown" ? "events" : id] > 0;
+    set(parts[id].flow, "class", isMoving ? "flow on" : "flow");
+    if (isMoving) set(parts[id].flow, "stroke-dashoffset", -step);
   }
   showRooms(sections);
 }
