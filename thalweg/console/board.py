@@ -72,7 +72,8 @@ class Board:
             while (frame := await page.get()) is not None:
                 yield frame
         finally:
-            self._pages.pop(page, None)
+            with self._lock:
+                self._pages.pop(page, None)
 
 
 def _put(page: "asyncio.Queue[bytes | None]", frame: bytes) -> None:

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.console import (
     HOSTILE,
+    NOW_MS,
     TOKEN,
     FakeConsole,
     Watched,
@@ -21,6 +22,7 @@ from tests.support.console import (
 
 pytestmark = needs_chromium
 
+DASH = "\N{EN DASH}"
 TABS = ("Versions", "Users", "Slices", "Dead letters")
 
 
@@ -87,6 +89,18 @@ def test_it_follows_the_stream(page: Page, console: FakeConsole) -> None:
     expect(page.locator("#room-ranker")).to_have_class("room gone")
     expect(page.locator("#gone")).to_contain_text("its process has ended")
     expect(page.locator("#timeline li").first).to_contain_text("version 8 published")
+
+
+def test_what_is_not_known_is_a_dash(page: Page, console: FakeConsole) -> None:
+    """Figures and delays that rooms don't export yet break nothing."""
+    model = {"examples": 1, "auc": None, "log_loss": None, "calibration": None, "base_rate": None, "staleness_s": 0.0}
+    delays = {"wide": [None, None], "deep": [None, None], "answer": [None, None]}
+    slices = [["all", "2000", None, None, None, None, None]]
+    console.board.update({"model": model, "delays": delays, "slices": slices}, [[NOW_MS, 0.0, *[None] * 6]])
+    for figure in ("fresh", "answer", "auc", "calibration", "stale"):
+        expect(page.locator(f"#figure-{figure}")).to_have_text(DASH)
+    page.get_by_role("tab", name="Slices").click()
+    expect(page.locator("#panel-slices tbody")).to_have_text("all2000" + 5 * DASH)
 
 
 def test_the_timeline_says_what_was_refused_and_what_is_live(page: Page) -> None:

@@ -1,6 +1,6 @@
 // The page: takes frames from the stream and gives each part what is its own.
 
-import { byId, make, number, say, set, duration, toast } from "./dom.js";
+import { byId, fixed, make, number, say, set, duration, toast } from "./dom.js";
 import { hasToken, setToken, watch } from "./server.js";
 import { showLoop } from "./loop.js";
 import { Plots } from "./plots.js";
@@ -10,6 +10,8 @@ import { showSlices, DeadLetters } from "./tables.js";
 
 const STATES = { live: "live", lost: "connection lost", paused: "paused" };
 const state = { sections: {}, points: [], entries: [] };
+const STRIP_EVERY = 5; // frames: it moves by little
+let frames = 0;
 const plots = new Plots(byId("plots"));
 const versions = new Versions();
 const users = new Users();
@@ -27,7 +29,7 @@ function take(name, frame) {
   if (frame.points.length) plots.show(state.points);
   showFigures(sections);
   if (frame.entries.length || changed("versions", "live")) versions.show(state.entries, sections);
-  versions.showStrip(state.entries);
+  if (frame.entries.length || ++frames % STRIP_EVERY === 0) versions.showStrip(state.entries);
   if (changed("slices") && !byId("panel-slices").hidden) showSlices(byId("panel-slices"), sections.slices ?? []);
   if (changed("dead")) {
     say(byId("dead-count"), sections.dead ? number(sections.dead) : "");
@@ -43,11 +45,11 @@ function configure(config) {
 
 const FIGURES = [
   ["events", "events / s", (s) => number(s.rates?.events)],
-  ["learned", "examples learned", (s) => number(s.model?.examples)],
+  ["learned", "learned", (s) => number(s.model?.examples)],
   ["fresh", "fresh, p50", (s) => duration(s.delays?.wide?.[0])],
   ["answer", "answer, p50", (s) => duration(s.delays?.answer?.[0])],
-  ["auc", "AUC, recent", (s) => (s.model?.examples ? s.model.auc.toFixed(4) : "–")],
-  ["calibration", "calibration", (s) => (s.model?.examples ? s.model.calibration.toFixed(3) : "–")],
+  ["auc", "AUC, recent", (s) => (s.model?.examples ? fixed(s.model.auc, 4) : "–")],
+  ["calibration", "calibration", (s) => (s.model?.examples ? fixed(s.model.calibration, 3) : "–")],
   ["live", "live version", (s) => (s.live ?? []).filter(Boolean).join(", ") || "none"],
   ["stale", "newest label is", (s) => (s.model?.staleness_s ? `${duration(s.model.staleness_s * 1000)} old` : "–")],
 ];

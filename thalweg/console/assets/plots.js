@@ -39,7 +39,7 @@ export class Plots {
     const last = points[points.length - 1];
     const said = columns.map((column, i) => `${columns.length > 1 ? `p${i ? 99 : 50} ` : ""}${form(last[column])}`).join(" · ");
     say(now, said);
-    say(top, `scale 0 to ${form(most)};`);
+    say(top, values.length ? `scale 0 to ${form(most)};` : "nothing yet;");
     set(svg, "aria-label", `${title}, last five minutes: now ${said}`);
   }
 }

@@ -29,7 +29,7 @@ export class Versions {
   show(entries, sections) {
     const { head = 0, pinned = 0, error } = sections.versions ?? {};
     this.live = sections.live ?? [];
-    const serving = pinned ? `Version ${pinned} is pinned; the newest is ${head}.` : head ? `The newest version, ${head}, is served.` : "Nothing is published yet.";
+    const serving = pinned ? `Version ${pinned} is pinned; the newest is ${head}.` : head ? `Rankers follow the newest version, ${head}.` : "Nothing is published yet.";
     say(byId("serving"), error ?? serving);
     byId("unpin").hidden = !pinned;
     const newest = entries.slice(-SHOWN).reverse();
