@@ -39,7 +39,7 @@ class Learner:
         resumed: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         self.log, self.model = log_, model
-        self.offset, self.resumed = offset, resumed
+        self.offset = offset
         self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
         self.refusals: int | None = None  # versions rejected in a row, as the checkpoint knows; None: there was none

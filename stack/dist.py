@@ -61,7 +61,11 @@ ROOMS: Final = (
         runs=(*ABOUT, ("run ranker", 78, "no model is named"), ("run learner", 78, "pip install 'thalweg[learner]'")),
     ),
     Room("producers", 0, ("torch", "faust-streaming", "litestar")),
-    Room("tools", 0, ("torch", "faust-streaming", "litestar")),
+    Room(
+        "tools", 700, ("torch", "faust-streaming", "litestar"), ("thalweg", "producers", "stream"),
+        ("stream.joiner", "demo", "backtest", "experiment", "kernels"),
+        (*ABOUT, ("init --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
+    ),
     Room("learner", 0, ("faust-streaming", "litestar", "polars", "scipy")),
 )  # fmt: skip
 

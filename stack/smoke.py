@@ -1,14 +1,16 @@
 """`make smoke`: runs what each image runs, without Docker: in an empty folder, with only what the Dockerfile installs.
 
 For each target: an environment of the extras that the Dockerfile names, a copy of what .dockerignore lets through, and
-the entry point, with kernels linked from a read-only folder. Rooms start on a real Kafka and a real Redis until they
-are ready; one that compiles a kernel at its start, or doesn't end as it should, is an error. Prints sizes and starts.
+the entry point, with kernels linked from a read-only folder. Rooms start on a real Kafka and a real Redis, which have a
+small model, until they are ready; one that compiles a kernel at its start, or doesn't end as it should, is an error.
+Prints sizes and starts: how long until a room was ready, and how long its main thread waited for a processor meanwhile.
 
 Kernels are those of the clone, of this processor; with `--compile` each target compiles its own, and bytecode,
 as the Dockerfile does, which takes minutes: only then starts take the time that they take in an image.
 """
 
 import argparse
+import json
 import re
 import shutil
 import signal
@@ -17,17 +19,19 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from hashlib import sha1
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.runtime.settings import REFUSED_EXIT, Settings
+from stream.snapshots.redis_store import RedisStore
 from thalweg.stack.server import free_port
 from thalweg.stack.stack import down, up
 
@@ -78,23 +82,64 @@ def main() -> None:
     options.add_argument("--compile", action="store_true", help="compile kernels and bytecode as the Dockerfile does")
     given = options.parse_args()
     progress = Console(stderr=True)
-    table = Table("image", "MB", "starts, s", "ready after, s", title="what each image runs, without Docker")
+    columns = "image", "MB", "starts, s", "ready after, s", "of that without a processor, s"
+    table = Table(*columns, title="what each image runs, without Docker")
     with TemporaryDirectory(prefix="thalweg-") as folder:
         root = Path(folder)
         stack = up(root / "stack", progress=progress.print)
         addresses = {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
         try:
-            settings = Settings(kafka=stack.kafka)
+            settings = Settings(kafka=stack.kafka, redis=stack.redis, local=root / "learned", checkpoint_every_ms=100)
             apply_topics(settings, plan_topics(settings))
+            progress.print("a small model ...")
+            learn(settings)
             for target in given.targets:
                 progress.print(f"{target} ...")
                 image = make(target, root / target, addresses, compiled=given.compile)
+                shutil.copytree(root / "learned", image.home / "data")
                 table.add_row(target, f"{size_mb(image.home / 'env'):.0f}", *run(image))
         except SmokeError as bad:
             sys.exit(f"smoke: {bad}")
         finally:
             down(root / "stack")
     Console().print(table)
+
+
+def learn(settings: Settings) -> None:
+    """Let the clone's joiner and learner make a model of some pages: a version, and a chain of checkpoints."""
+    local, command = settings.local, [sys.executable, "-m", "thalweg"]
+    local.mkdir()
+    environment = settings.environment() | {"THALWEG_SPEC": str(REPOSITORY / "specs" / "movielens.toml")}
+    (local / "pages.jsonl").write_text("\n".join(page_lines()))
+    with (local / "log").open("wb") as out:
+        options: Any = {"cwd": REPOSITORY, "env": environment, "stdout": out, "stderr": out}
+        rooms = [subprocess.Popen([*command, "run", room], **options) for room in ("joiner", "learner")]
+    try:
+        do([*command, "replay", str(local / "pages.jsonl")], env=environment)
+        until = time.monotonic() + READY_S
+        with closing(RedisStore(settings, "movielens")) as store:
+            while not store.versions():
+                if time.monotonic() > until:
+                    raise SmokeError(f"no model:\n{(local / 'log').read_text()[-3000:]}")
+                time.sleep(0.1)
+        for room in rooms:
+            room.send_signal(signal.SIGTERM)
+            room.wait(STOP_S)
+    finally:
+        for room in rooms:
+            room.kill()
+
+
+def page_lines() -> Iterator[str]:
+    """Pages of ten users, of two items each, and an install of every third, as JSON lines."""
+    for n in range(600):
+        user, items = f"u{n % 10}", [f"i{n % 17}", f"i{n % 23 + 17}"]
+        page = {"type": "impression", "request_id": f"p{n}", "user": user, "items": items}
+        yield json.dumps(page | {"time": f"2024-11-24T08:{n // 60:02}:{n % 60:02}Z"})
+        if n % 3 == 0:
+            install = {"type": "install", "user": user, "item": items[0], "request_id": f"p{n}", "install_id": f"a{n}"}
+            yield json.dumps(install | {"time": f"2024-11-24T08:{n // 60:02}:{n % 60:02}.5Z"})
+    yield json.dumps({"type": "tick", "time": "2024-11-24T09:00:00Z"})
 
 
 def make(target: str, home: Path, addresses: Mapping[str, str], *, compiled: bool) -> Image:
@@ -159,28 +204,31 @@ def copy_kernels(code: Path, target: Path) -> None:
         raise SmokeError("the clone has no compiled kernels: make setup")
 
 
-def run(image: Image) -> tuple[str, str]:
-    """Run what the image runs; seconds until the command line answers, and until a room is ready. Raises SmokeError."""
+def run(image: Image) -> tuple[str, ...]:
+    """Run what the image runs; seconds until the command line answers, and what `start` says. Raises SmokeError."""
     folder = image.home / "empty"
     (folder / "events.jsonl").write_text(EVENTS.lstrip())
     begun = time.monotonic()
     thalweg(image, ["--help"], "Operate")
-    help_s, ready_s = time.monotonic() - begun, ""
+    seconds = [time.monotonic() - begun]
     for words, part in {"tools": TOOLS, "offline": OFFLINE}.get(image.target, ()):
         thalweg(image, words.split(), part)
     if image.target in ROOMS:
         thalweg(image, ["run", image.target, "--spec", "none.toml"], "none.toml", REFUSED_EXIT)
-        ready_s = f"{start(image):.1f}"
+        seconds += start(image)
         compiled = [
             file.name for file in Path(image.environment["NUMBA_CACHE_DIR"]).rglob("*.nb?") if not file.is_symlink()
         ]
         if compiled:
             raise SmokeError(f"{image.target} compiles at its start: {', '.join(compiled)}")
-    return f"{help_s:.1f}", ready_s
+    return tuple(f"{one:.1f}" for one in seconds)
 
 
-def start(image: Image) -> float:
-    """Start a room, wait until it is ready, end it; seconds until it was ready. Raises SmokeError."""
+def start(image: Image) -> tuple[float, float]:
+    """Start a room, wait until it is ready, end it. Raises SmokeError.
+
+    Seconds until it was ready, and those of them in which its main thread could run and another process did.
+    """
     port, log = free_port(), image.home / "log"
     environment = {**image.environment, f"THALWEG_{image.target.upper()}_PORT": str(port)}
     begun = time.monotonic()
@@ -192,14 +240,22 @@ def start(image: Image) -> float:
             if room.poll() is not None or time.monotonic() > begun + READY_S:
                 raise SmokeError(f"{image.target} isn't ready, exit code {room.returncode}:\n{log.read_text()[-3000:]}")
             time.sleep(0.02)
-        ready_s = time.monotonic() - begun
+        ready_s, waited_s = time.monotonic() - begun, waited_for_a_processor_s(room.pid)
         room.send_signal(signal.SIGTERM)
         if code := room.wait(STOP_S):
             raise SmokeError(f"{image.target} ended with {code} after SIGTERM:\n{log.read_text()[-3000:]}")
     finally:
         room.kill()
         room.wait()
-    return ready_s
+    return ready_s, waited_s
+
+
+def waited_for_a_processor_s(process: int) -> float:
+    """How long a process's main thread could have run and didn't, since it began; 0.0 where the system doesn't say."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def is_ready(port: int) -> bool:

@@ -39,14 +39,30 @@ def compile_joiner() -> None:
 
 
 def compile_learner() -> None:
-    """What learns, checkpoints and publishes."""
-    from learner.checkpoints.checkpoint import restore, take
-    from learner.jit_warmup import compile_kernels
-    from learner.training.model import Model
+    """What learns, checkpoints, publishes, and resumes from a checkpoint and an increment."""
+    from learner.checkpoints.checkpoint import restore
+    from learner.checkpoints.checkpoint_files import CheckpointFiles
+    from learner.checkpoints.checkpointer import Checkpointer
+    from learner.jit_warmup import compile_kernels, learn_made_up, made_up_page
 
     spec = load_spec(SPEC)
-    compile_kernels(spec)
-    restore(spec, take(Model(spec), 0, 0, 0))
+    model = compile_kernels(spec)
+    words = made_up_page(model.layout)
+    with TemporaryDirectory() as folder:
+        files = CheckpointFiles(Path(folder))
+        checkpointer = Checkpointer(model, files, 0)
+        for offset in (10, 11):
+            learn_made_up(model, words, offset)
+            checkpointer.begin()
+            checkpointer.sweep(wait=True)
+            checkpointer.cut(offset, 0, 0)
+            checkpointer.is_idle(wait=True)
+        newest = files.newest()
+        assert newest is not None, "no checkpoint was written"
+        restored = restore(spec, newest)
+        Checkpointer(restored, files, 11, newest.origin)
+        learn_made_up(restored, words, 12)
+    assert restored.examples > model.examples, "a restored model learns nothing"
 
 
 def compile_ranker() -> None:

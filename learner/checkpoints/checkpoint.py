@@ -84,7 +84,7 @@ def restore(spec: Spec, checkpoint: Checkpoint, seed: int = 0) -> Model:
             f"{spec.fingerprint()}): start with the spec that it was written with, or carry the model over with "
             "`thalweg evolve --spec FILE` (and `--before OLD` if an earlier build wrote it)"
         )
-    model = Model(spec, seed, previous=[decode_spec(text.encode()) for text in meta.previous])
+    model = Model(spec, seed, draws=False, previous=[decode_spec(text.encode()) for text in meta.previous])
     try:
         model.examples, model.duplicates, model.organic = meta.examples, meta.duplicates, meta.organic
         model.left_out, model.sampled_out = meta.left_out, meta.sampled_out

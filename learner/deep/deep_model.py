@@ -23,8 +23,8 @@ NO_KEYS: Final[U64] = np.zeros(0, np.uint64)
 class DeepModel:
     """The deep part's state. It predicts by itself; kernels train what `prepare` returns."""
 
-    def __init__(self, spec: Deep, lists: int, numbers: int, seed: int = 0, unseen: U64 | None = None) -> None:
-        """`unseen`: as `Vocabulary` has it; None: all lists share a row for ids without one."""
+    def __init__(self, spec: Deep, lists: int, numbers: int, seed: int | None = 0, unseen: U64 | None = None) -> None:
+        """`seed`: as `Tower` has it. `unseen`: as `Vocabulary` has it; None: lists share a row for ids without one."""
         self.spec, self.lists, self.numbers = spec, lists, numbers
         expire_ms = duration_ms(spec.expire) if spec.expire else 0
         self.forgetting = Forgetting(duration_ms(spec.half_life) if spec.half_life else 0)

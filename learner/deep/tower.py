@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from learner.deep.dense_layer import GROUPS, LINE, activate, input_gradient, live_units, step_units
 from stream.tables.dtypes import F32
@@ -33,16 +32,26 @@ class TowerState(NamedTuple):
 
 
 class Tower:
-    """Dense parameters. `widths`: inputs, hidden units; one output follows."""
+    """Dense parameters. `widths`: inputs, hidden units; one output follows.
+
+    `seed`: of the first weights; None: zeros, where others take their place, or nothing is predicted.
+    """
 
     def __init__(
-        self, widths: Sequence[int], pooled: int, rate: float, seed: int, initial_accumulator: float = 0.0
+        self, widths: Sequence[int], pooled: int, rate: float, seed: int | None, initial_accumulator: float = 0.0
     ) -> None:
         self.widths = list(widths)
         padded = self._padded(LINE)
         weights, squares = zeros(_length(padded)), zeros(_length(padded))
         squares[:] = initial_accumulator
         self.state = TowerState(np.array(padded, np.int64), weights, squares, np.float32(rate), pooled)
+        if seed is not None:
+            self._draw(seed)
+
+    def _draw(self, seed: int) -> None:
+        """Draw the first weights. torch is imported here: its import takes longer than a learner's whole start."""
+        import torch
+
         generator = torch.Generator().manual_seed(seed)
         layers = self.layers()
         for weight, _ in layers:

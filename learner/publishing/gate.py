@@ -24,6 +24,8 @@ from learner.publishing.gate_rules import (
 from learner.publishing.label_window import LabelWindow
 from learner.publishing.reference_pages import ReferencePages, column_names, reference_pages, without_users
 from learner.training.model import Model
+from stream.runtime.formats import LEVEL
+from stream.snapshots.manifest import BUILD_LEVEL
 from stream.snapshots.payload import NAMES_MAX
 from stream.snapshots.verdict import NOT_FINITE, NUMBERS_MAX, Verdict
 from stream.tables.dtypes import F32, F64, U64
@@ -207,6 +209,6 @@ def _without(reference: Reference, model: Model, users: U64) -> Reference | None
 
 
 def version_metrics(model: Model, verdict: Verdict) -> dict[str, float]:
-    """What a version's manifest says of it: what the gate measured, `gate_live_shift` and so on, and the figures."""
-    measured = {f"gate_{name}": value for name, value in verdict.numbers.items()}
+    """What its manifest says of a version: the build, what the gate measured (`gate_live_shift` and so on), figures."""
+    measured = {BUILD_LEVEL: float(LEVEL)} | {f"gate_{name}": value for name, value in verdict.numbers.items()}
     return dict(list((measured | model.progress.metrics()).items())[:NAMES_MAX])

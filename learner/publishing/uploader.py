@@ -14,6 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from learner.publishing.pins import PinBackup
+from learner.publishing.retention import Retention
 from learner.publishing.version_allocator import HighWater, VersionAllocator
 from learner.publishing.version_builder import BuiltVersion
 from learner.training import metrics
@@ -62,6 +63,7 @@ class Uploader(threading.Thread):
         self._version: BuiltVersion | None = None  # being uploaded
         self._wake = threading.Condition()
         self._stopping = False
+        self.retention = Retention(store, config.keep_versions)
         self._since_retained = RETAIN_EVERY - 1  # retain at once: a predecessor may have been killed too early
         self._base_requested_at = 0  # what had been published when a base was last requested because that was lost
         self.offset = 0  # the learner's next offset, set by its thread
@@ -179,7 +181,7 @@ class Uploader(threading.Thread):
         for attempt in count():
             try:
                 if attempt:  # it may be full of old versions
-                    self._store.retain(self._config.keep_versions)
+                    self.retention.apply()
                 self._store.put_blobs(blobs, renew=version.full)
                 self._store.publish(manifest)
                 self.published = manifest.version
@@ -188,7 +190,7 @@ class Uploader(threading.Thread):
                 self._since_retained += 1
                 if self._since_retained == RETAIN_EVERY:
                     self._since_retained = 0
-                    self._store.retain(self._config.keep_versions)
+                    self.retention.apply()
                 return
             except (Fenced, BadSnapshot):
                 raise

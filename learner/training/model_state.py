@@ -41,6 +41,7 @@ class ModelState:
 
     spec: Spec
     seed: int = 0
+    draws: bool = True  # the tower's first weights; else they are zeros, and a checkpoint's take their place
     learns_statistics: bool = True  # else pages bring statistics that somebody else learns
     previous: Sequence[Spec] = ()  # specs that this one evolved from: pages logged under them are still learned
     on_predicted: OnPredicted | None = None  # hears what was predicted of examples just before they were learned
@@ -75,8 +76,9 @@ class ModelState:
         if base := spec.label.base_log_odds:
             self.wide.set_initial_weight(self.encoder.bias_key, base)
         lists, numbers = len(self.encoder.deep_lists), len(self.encoder.deep_numbers)
+        seed = self.seed if self.draws else None
         self.deep = (
-            DeepModel(spec.deep, lists, numbers, self.seed, self.encoder.deep.unseen) if "deep" in spec.parts else None
+            DeepModel(spec.deep, lists, numbers, seed, self.encoder.deep.unseen) if "deep" in spec.parts else None
         )
         slices, label = self.batch_encoder.slices.names, spec.label
         labels_ms = duration_ms(label.window) + duration_ms(label.lateness)

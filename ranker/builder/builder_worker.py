@@ -26,8 +26,6 @@ from ranker.builder.wire import (
     table_ref,
 )
 from ranker.kernels.item_activation_cache import ItemInputs
-from ranker.ranking.jit_warmup import compile_kernels
-from ranker.ranking.score import Scorer
 from ranker.versions.model import Version
 from ranker.versions.version_loader import VersionLoader
 from stream.runtime.logs import log_to_stderr
@@ -115,12 +113,13 @@ def _table_arrays(version: Version) -> list[Array]:
 
 
 def main() -> None:
-    """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, with settings in its environment."""
+    """The builder: `python -m ranker.builder.builder_worker DESCRIPTOR MODEL`, with settings in its environment.
+
+    It loads kernels as the first versions need them: the ranker waits for one at its start, and compiles the same ones.
+    """
     settings = Settings.load()
     log_to_stderr(settings, "ranker")
     channel, model = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
-    with closing(Scorer(1)) as scorer:
-        compile_kernels(scorer)
     os.nice(NICE)
     with channel, closing(RedisStore(settings, model)) as store, closing(VersionSaver(store)) as saver:
         serve(channel, VersionLoader(store, model, allocate), saver)

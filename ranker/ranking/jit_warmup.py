@@ -8,6 +8,7 @@ import numpy as np
 
 from ranker.explore.draws import upper_bound
 from ranker.explore.exploration import draw_of
+from ranker.kernels.retrieval import changes_between, together_with, user_vector, vectors_at
 from ranker.ranking.rank import rank_with
 from ranker.ranking.score import Scorer
 from ranker.ranking.selection import choose
@@ -23,6 +24,7 @@ from stream.features.statistics import WIDTH
 from stream.snapshots.manifest import Manifest, PartVersion
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import Array, digests_of, pack, split
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
 from stream.snapshots.store import SnapshotStore
 from stream.spec.spec_file import encode_spec, parse_spec
 from stream.tables.dtypes import F64, I64
@@ -39,6 +41,7 @@ rules.kept = { kind = "require", of = "item.tags", values = ["x"] }
 rules.varied = { kind = "cap", of = "item.tags", count = 2 }
 rules.mixed = { kind = "diversity", by = ["item.tags"], strength = 0.5 }
 explore = { kind = "thompson" }
+retrieval = { together = 1, neighbours = 1, kept = { list_length = 2, vector_dim = 2 } }
 """
 
 
@@ -72,6 +75,15 @@ def _rank(version: Version, scorer: Scorer) -> None:
     assert np.allclose(scores, ranked.scores), "the warm-up model doesn't rank"
     rules = Rulebook(version.plan.spec, catalogue, items).page(RankRequest("r", "u"), {}, [])
     _order(rules, [*items], rows, scores.astype(np.float64))
+    assert version.learned_items is not None
+    learned, ids = version.learned_items.view, np.ones(1, np.uint64)
+    together_with(learned.rows, ids)
+    changes_between(learned.rows, learned.rows, True)
+    assert (
+        len(user_vector(learned.rows, ids))
+        == len(learned.vectors.outputs)
+        == len(vectors_at(learned.rows, ids).outputs)
+    )
 
 
 def _order(rules: PageRules, names: list[str], rows: I64, scores: F64) -> None:
@@ -99,7 +111,10 @@ def _payloads() -> Mapping[str, Mapping[str, Array]]:
     }
     deep: dict[str, Array] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     wide: dict[str, Array] = {"keys": one, "weights": np.zeros(1, np.float32)}
-    return {"wide": wide, "statistics": {"rows": rows}, "deep": {"keys": one, **deep}}
+    numbers: dict[str, Array] = {name: np.ones(1, np.float32) for name in ("installs", "biases")}
+    lists: dict[str, Array] = {name: np.ones((1, 2), np.float32) for name in ("weights", "inputs", "outputs")}
+    retrieval: dict[str, Array] = {"keys": one, "listed": np.ones((1, 2), np.uint64), **numbers, **lists}
+    return {"wide": wide, "statistics": {"rows": rows}, "deep": {"keys": one, **deep}, RETRIEVAL_PART: retrieval}
 
 
 def _extended(store: SnapshotStore, part: PartVersion | None, payload: Mapping[str, Array]) -> PartVersion:

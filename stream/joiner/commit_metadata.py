@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from stream.joiner.join import RestartPoint
 from stream.joiner.label_rules import LabelRules
-from stream.runtime.formats import COMMIT
+from stream.runtime.formats import COMMIT, RELEASES
 
 # Incremented whenever the same records lead to another state or other labels: a joiner rejects newer commits.
 JOIN_VERSION: Final = COMMIT.version
@@ -42,13 +42,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Commit:
-    """A decoded commit: restart point, progress, and the join version, rules and model of its author."""
+    """A decoded commit: restart point, progress, and the join version, rules, model and release of its author."""
 
     restart_point: RestartPoint
     progress: Progress
     version: int = 0
     rules: dict[str, Any] = field(default_factory=dict)
     model: str = ""
+    release: str = ""
 
 
 def encode_metadata(
@@ -66,6 +67,7 @@ def encode_metadata(
     stored["rules"] = _stored(rules)
     if model:
         stored["model"] = model
+    stored["release"] = RELEASES[-1]  # who finalizes an upgrade looks at it
     return json.dumps(stored)
 
 
@@ -91,6 +93,7 @@ def decode_commit(offset: int, metadata: str) -> Commit:
             version,
             rules if isinstance(rules, dict) else {},
             model,
+            str(stored.get("release", "")),
         )
     except (ValueError, TypeError, AttributeError):
         log.warning("the commit at %d has foreign metadata, so it starts without a watermark: %r", offset, metadata)

@@ -1,7 +1,7 @@
 """Compares declared topics with the broker's: what `thalweg apply-topics` shows, then applies."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -119,21 +119,33 @@ def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple
     Names without prefix. Raises LogUnavailable, LogError.
     """
     with _admin(settings, f"asking for the commits of {group}") as admin:
-        give_up_s = time.monotonic() + REQUEST_S
-        while True:
-            try:
-                found = admin.list_group_offsets([settings.topic(group)])
-                break
-            except ELECTING:  # a broker that has just started, or a first group
-                if time.monotonic() > give_up_s:
-                    raise
-                time.sleep(0.1)
+        found = _elected(lambda: admin.list_group_offsets([settings.topic(group)]))
     return {
         at.partition: (stored.offset, stored.metadata or "")
         for of_group in found.values()
         for at, stored in of_group.items()
         if at.topic == settings.topic(topic) and stored.offset >= 0
     }
+
+
+def group_clients(settings: Settings, group: str) -> list[str]:
+    """The client ids of a group's members. The name is without prefix. Raises LogUnavailable, LogError."""
+    name = settings.topic(group)
+    with _admin(settings, f"asking for the members of {group}") as admin:
+        found = _elected(lambda: admin.describe_groups([name]))
+    return [member["client_id"] for member in found[name]["members"]]
+
+
+def _elected(ask: Callable[[], Any]) -> Any:
+    """The answer of a group's coordinator, once there's one: a broker has just started, or it's the first group."""
+    give_up_s = time.monotonic() + REQUEST_S
+    while True:
+        try:
+            return ask()
+        except ELECTING:
+            if time.monotonic() > give_up_s:
+                raise
+            time.sleep(0.1)
 
 
 @contextmanager

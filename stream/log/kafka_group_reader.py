@@ -12,6 +12,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from stream.log.kafka_client import REQUEST_S, with_timeout
 from stream.log.kafka_reader import KafkaReader
 from stream.log.protocol import Record, fenced_member
+from stream.runtime.formats import CLIENT_ID
 from stream.runtime.settings import Settings
 
 STOCK_SESSION_MS: Final = 6_000  # the shortest session that a broker allows by default
@@ -90,6 +91,7 @@ class KafkaGroupReader(KafkaReader):
         self._open(
             settings,
             topic,
+            client_id=CLIENT_ID,
             group_id=self._group,
             group_instance_id=self._member,
             session_timeout_ms=session_ms,

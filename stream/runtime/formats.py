@@ -10,6 +10,13 @@ from typing import Final, NamedTuple
 
 RELEASES: Final = ("0.2", "0.3")  # by format level, the first one is 1
 LEVEL: Final = len(RELEASES)  # of this build
+CLIENT: Final = "thalweg-"
+CLIENT_ID: Final = CLIENT + RELEASES[-1]  # of rankers at Kafka: so the members of their groups say what they run
+
+
+def is_earlier(release: str) -> bool:
+    """Whether a room that calls itself so is of an earlier release than this build; 0.2 said nothing: empty."""
+    return release in ("", *RELEASES[:-1])
 
 
 class Format(NamedTuple):

@@ -1,6 +1,8 @@
 """How much memory a process has, by its container or machine; the bounds that rooms derive from it or refuse.
 
 Linux's kernel ends a container that reaches its limit, whatever it was doing; a bound above the limit is never reached.
+What a joiner may take is derived from the limit. What a model may take is the spec's: bounds decide what is evicted, so
+they are the same at each start, in replays and in retrains, and are refused where they can't fit (`check_bounds`).
 """
 
 import os

@@ -128,7 +128,9 @@ class Settings(BaseSettings):
         description="static name in its consumer group: a restart keeps its partitions",
     )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
-    keep_versions: int = Field(1_000, ge=2, description="how many snapshot versions are retained in Redis")
+    keep_versions: int = Field(
+        1_000, ge=2, description="how many snapshot versions are retained in Redis; fewer while it's nearly full"
+    )
     refused_exit: int = Field(
         REFUSED_EXIT,
         ge=0,

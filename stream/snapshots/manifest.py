@@ -15,6 +15,7 @@ from stream.snapshots.payload import NAME_BYTES_MAX, NAMES_MAX, Digests, digest_
 MANIFEST_BYTES_MAX: Final = 1024 * 1024
 DELTAS_MAX: Final = 64
 INGESTS_MAX: Final = 1_000
+BUILD_LEVEL: Final = "build_level"  # a metric: the newest format level that the publisher knows; unset by 0.2
 
 # msgspec checks lengths against these before it allocates what a manifest declares.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # exact as Redis's scores and in Lua
@@ -63,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True):
     `watermark_ms`: greatest event time of a learned page.
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
     `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `metrics`: the model's
-    figures, and as `gate_…` what the publish gate measured. `format`: unset in manifests before 0.2, which
+    figures, as `gate_…` what the publish gate measured, and BUILD_LEVEL. `format`: unset in manifests before 0.2, which
     are of format 1.
     """
 

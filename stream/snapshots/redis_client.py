@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis import exceptions
@@ -72,6 +72,24 @@ def translated(client: redis.Redis) -> Iterator[None]:
         yield
     except (redis.RedisError, OSError) as error:
         raise _translate(_address_of(client), error) from error
+
+
+class RedisMemory(NamedTuple):
+    """Bytes that a Redis uses and may use (0: no limit), and what it does when it's full."""
+
+    used: int
+    most: int
+    policy: str
+
+
+def memory_of(client: redis.Redis) -> RedisMemory | None:
+    """None where this user may not ask. Raises SnapshotError."""
+    with translated(client):
+        try:
+            found = client.info("memory")
+        except exceptions.NoPermissionError:
+            return None
+    return RedisMemory(found["used_memory"], found.get("maxmemory", 0), found.get("maxmemory_policy", ""))
 
 
 def _translate(address: str, error: Exception) -> SnapshotError:

@@ -26,6 +26,7 @@ from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec import Spec
 from stream.spec.spec_file import decode_spec, encode_spec
 from tests.support.golden_files import (
+    ARCHIVED,
     BASE,
     END,
     INCREMENT,
@@ -50,6 +51,18 @@ def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return unpacked(request.param, tmp_path_factory.mktemp("golden"))
 
 
+@pytest.fixture(scope="module", params=[*RELEASES, "this build"])
+def readable(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Golden files of a release, or those that this build would keep if it were released."""
+    folder = tmp_path_factory.mktemp("readable")
+    if request.param in RELEASES:
+        return unpacked(request.param, folder)
+    main(folder / "now")
+    for name in ARCHIVED:
+        shutil.unpack_archive(folder / "now" / f"{name}.zip", folder / "now" / name)
+    return folder / "now"
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same files as this build writes them before an upgrade is finalized."""
@@ -68,9 +81,9 @@ def spec_of(golden: Path) -> Spec:
     return decode_spec((golden / "spec.json").read_bytes())
 
 
-def test_records_say_what_they_said(golden: Path) -> None:
+def test_records_say_what_they_said(readable: Path) -> None:
     """A field that was added since has its default."""
-    for name, sample in json_of(golden / "records.json").items():
+    for name, sample in json_of(readable / "records.json").items():
         kind = getattr(types, name)
         event = msgspec.msgpack.decode(bytes.fromhex(sample["hex"]), type=kind)
         fields = {field: getattr(event, field) for field in sample["fields"]}
@@ -98,15 +111,15 @@ def _begins_alike(now: Any, before: Any) -> bool:
 
 
 @pytest.mark.parametrize(("number", "offset"), [(1, BASE), (2, INCREMENT)])
-def test_a_checkpoint_restores_the_state_that_it_was_written_from(golden: Path, number: int, offset: int) -> None:
+def test_a_checkpoint_restores_the_state_that_it_was_written_from(readable: Path, number: int, offset: int) -> None:
     """To the bit, of a base and of an increment; and learning goes on from there."""
-    files = CheckpointFiles(golden / "checkpoints")
+    files = CheckpointFiles(readable / "checkpoints")
     checkpoint = files.named(f"{number:012d}.checkpoint")
-    model = restore(spec_of(golden), checkpoint)
+    model = restore(spec_of(readable), checkpoint)
     assert (checkpoint.meta.offset, checkpoint.meta.token, checkpoint.meta.version) == (offset, TOKEN, number)
-    now, then = digests(model), json_of(golden / f"state_{offset}.json")
+    now, then = digests(model), json_of(readable / f"state_{offset}.json")
     assert {name: now.get(name) for name in then} == then
-    raws = msgspec.msgpack.decode((golden / "examples.msgpack").read_bytes())
+    raws = msgspec.msgpack.decode((readable / "examples.msgpack").read_bytes())
     examples = model.examples
     for at in range(offset, END):
         events, bad = decode_training(raws[at])
@@ -115,34 +128,37 @@ def test_a_checkpoint_restores_the_state_that_it_was_written_from(golden: Path, 
     assert model.examples > examples
 
 
-def test_a_version_is_served(golden: Path) -> None:
+def test_a_version_is_served(readable: Path) -> None:
     """Its golden pages have the scores that its learner gave them; what was pinned is pinned."""
-    files = VersionFiles(golden / "version")
-    loader = VersionLoader(files, spec_of(golden).name)
+    files = VersionFiles(readable / "version")
+    loader = VersionLoader(files, spec_of(readable).name)
     version = loader.load(VERSION)
     assert version.manifest.token == TOKEN
     assert len(version.manifest.golden) > 0
     assert files.decision().version == VERSION
     assert files.decision().number > 0
+    spec = spec_of(readable)
+    assert (version.learned_items is not None) == spec.retrieval.is_learned
+    assert version.plan.spec.explore == spec.explore
 
 
-def test_version_numbers_arent_used_again(golden: Path) -> None:
+def test_version_numbers_arent_used_again(readable: Path) -> None:
     """What was reserved is known."""
-    assert VersionAllocator(golden / "numbers.json").read() == HighWater(VERSION + 99, TOKEN)
+    assert VersionAllocator(readable / "numbers.json").read() == HighWater(VERSION + 99, TOKEN)
 
 
-def test_a_join_goes_on_from_its_saved_state_and_from_its_commit(golden: Path) -> None:
+def test_a_join_goes_on_from_its_saved_state_and_from_its_commit(readable: Path) -> None:
     """Above the confirmed offset both emit what that release emitted; below it nothing, as its joiner did."""
-    stored = json_of(golden / "commit.json")
+    stored = json_of(readable / "commit.json")
     commit = decode_commit(stored["offset"], stored["metadata"])
     assert (commit.version, commit.model) == (COMMIT.version, "small"), (
         "a newer join may emit other labels: say so here"
     )
     assert not rule_differences(commit, RULES, "small")
     assert 0 < commit.restart_point.offset < commit.progress.confirmed == SAVED
-    raws = msgspec.msgpack.decode((golden / "events.msgpack").read_bytes())
-    wanted = msgspec.msgpack.decode((golden / "labels.msgpack").read_bytes())
-    found = StateStore(golden / "joiner", JOIN_NAME).load(RULES, 0, JOINED)
+    raws = msgspec.msgpack.decode((readable / "events.msgpack").read_bytes())
+    wanted = msgspec.msgpack.decode((readable / "labels.msgpack").read_bytes())
+    found = StateStore(readable / "joiner", JOIN_NAME).load(RULES, 0, JOINED)
     assert found is not None
     loaded = Joiner(RULES, commit.restart_point, found[0])
     rebuilt = Joiner(RULES, commit.restart_point)
@@ -154,9 +170,9 @@ def test_a_join_goes_on_from_its_saved_state_and_from_its_commit(golden: Path) -
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(now)) == wanted
 
 
-def test_the_spec_is_read_and_written_alike(golden: Path) -> None:
+def test_the_spec_is_read_and_written_alike(readable: Path) -> None:
     """Readers refuse fields that they don't know: what a spec doesn't use isn't written."""
-    raw = (golden / "spec.json").read_bytes()
+    raw = (readable / "spec.json").read_bytes()
     assert msgspec.json.decode(encode_spec(decode_spec(raw))) == msgspec.json.decode(raw)
 
 

@@ -4,16 +4,15 @@ The old ones run the code of the release's tag, in processes of their own; what 
 that they write in production. Kafka and Redis carry bytes, and are left out.
 """
 
-import filecmp
-import io
 import itertools
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import msgspec
@@ -21,11 +20,12 @@ import pytest
 
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.checkpoints.file_format import version_of
-from stream.runtime.formats import CHECKPOINT
-from tests.support.golden_files import GOLDEN, JOINED, SAVED
+from stream.events.codec import encode_record
+from stream.events.types import Erase, Tick
+from stream.runtime.formats import CHECKPOINT, LEVEL
+from tests.support.golden_files import GOLDEN, JOINED, SAVED, VERSION, write_learner, write_records
+from tests.support.old_release import ROOT, old_release
 
-ROOT = Path(__file__).parents[2]
-TAG = os.environ.get("OLD_RELEASE", "v0.2.0")
 HANDOVERS = (0, 20, 41, 60)  # offsets at which a room stops and another goes on; even ones have a saved join state
 Step = Callable[[str, str, Path, int, int], Any]
 pytestmark = pytest.mark.timeout(900)  # kernels that have changed since are compiled
@@ -34,42 +34,37 @@ pytestmark = pytest.mark.timeout(900)  # kernels that have changed since are com
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of the release before."""
-    git = shutil.which("git")
-    archive = git and subprocess.run([git, "archive", TAG], cwd=ROOT, capture_output=True, check=False)
-    if not archive or archive.returncode:
-        pytest.skip(f"needs git and the tag {TAG}: in a clone, `git fetch --tags`")
-    folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
-    _take_kernels(folder)
+    folder = old_release(tmp_path_factory.mktemp("old"))
     shutil.copy(ROOT / "tests" / "support" / "rolling_steps.py", folder / "tests" / "support")
     return folder
 
 
-def _take_kernels(folder: Path) -> None:
-    """Compiled kernels of files that haven't changed are as good there: numba goes by a file's time and size."""
-    for path in folder.rglob("*.py"):
-        here = ROOT / path.relative_to(folder)
-        if here.exists() and filecmp.cmp(path, here, shallow=False):
-            shutil.copystat(here, path)
-            for kernel in here.parent.glob(f"__pycache__/{here.stem}.*.nb[ic]"):
-                (path.parent / "__pycache__").mkdir(exist_ok=True)
-                shutil.copy(kernel, path.parent / "__pycache__")
+@pytest.fixture(scope="module")
+def step(old: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Step]:
+    """Runs a step by the old or the new build; its result. Each build is one process: imports take seconds."""
+    command = [sys.executable, "-m", "tests.support.rolling_steps"]
+    logs = tmp_path_factory.mktemp("logs")
+    with ExitStack() as stack:
+        processes = {}
+        for build, folder in {"old": old, "new": ROOT}.items():
+            errors = stack.enter_context((logs / build).open("w"))
+            environment = os.environ | {"PYTHONPATH": str(folder)}
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, text=True, stdin=PIPE, stdout=PIPE, stderr=errors
+            )
+            processes[build] = stack.enter_context(process)
+            stack.callback(process.kill)  # nothing is left to do, and unloading torch takes seconds
 
+        def run(build: str, room: str, folder: Path, first: int, last: int) -> Any:
+            order, answers = processes[build].stdin, processes[build].stdout
+            assert order is not None
+            assert answers is not None
+            print(msgspec.json.encode((room, str(folder), first, last)).decode(), file=order, flush=True)
+            answer = answers.readline()
+            assert answer, f"{build}: {(logs / build).read_text()}"
+            return msgspec.json.decode(answer)
 
-@pytest.fixture
-def step(old: Path) -> Step:
-    """Runs a step by the old or the new build; what it prints."""
-    folders = {"old": old, "new": ROOT}
-
-    def run(build: str, room: str, folder: Path, first: int, last: int) -> Any:
-        command = [sys.executable, "-m", "tests.support.rolling_steps", room, str(folder), str(first), str(last)]
-        environment = os.environ | {"PYTHONPATH": str(folders[build])}
-        ran = subprocess.run(command, cwd=folders[build], env=environment, capture_output=True, check=False, text=True)
-        assert ran.returncode == 0, f"{build}: {ran.stderr}"
-        return msgspec.json.decode(ran.stdout)
-
-    return run
+        yield run
 
 
 def test_learners_and_rankers_in_any_order(step: Step, tmp_path: Path) -> None:
@@ -97,6 +92,29 @@ def test_joiners_in_any_order(step: Step, tmp_path: Path) -> None:
         for begin, end in itertools.pairwise((*HANDOVERS, JOINED)):
             labels += step(next(builds), "joiner", tmp_path / first, begin, end)
         assert labels[SAVED:] == msgspec.json.decode(msgspec.json.encode(wanted))
+
+
+def test_the_old_build_reads_records_of_the_new_one(step: Step, tmp_path: Path) -> None:
+    """Of each type that it knows it finds what it has fields for; of an `Erase` it makes a dead letter, and reads on:
+    therefore nobody writes one before finalizing.
+    """
+    write_records(tmp_path)
+    (tmp_path / "events.msgpack").write_bytes(encode_record([Tick(1), Erase("u1", 2), Tick(3)]))
+    written = msgspec.json.decode((tmp_path / "records.json").read_bytes())
+    for build, unknown in (("old", {"Erase", "FeatureName"}), ("new", set())):
+        found, (events, bad) = step(build, "records", tmp_path, 0, 0)
+        assert written.keys() - found.keys() == unknown
+        for name, fields in found.items():
+            assert fields == {field: written[name]["fields"][field] for field in fields}, name
+            assert len(fields) > 0
+        assert (events, bad) == ((2, 1) if unknown else (3, 0))
+
+
+def test_the_old_ranker_refuses_a_spec_of_the_new_build(step: Step, tmp_path: Path) -> None:
+    """A version whose model is retrieved from and explored, which 0.2 can't do: it goes on serving what it has."""
+    write_learner(tmp_path, LEVEL)
+    assert step("new", "refused_version", tmp_path, 0, VERSION) == ""
+    assert "spec can't be read: Object contains unknown" in step("old", "refused_version", tmp_path, 0, VERSION)
 
 
 def test_after_finalizing_the_old_build_refuses(step: Step, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from learner.publishing.version_allocator import VersionAllocator
 from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from stream.events.codec import encode, encode_record
-from stream.events.types import Impression, Install, SourceEvent, Tick
+from stream.events.types import Erase, Impression, Install, SourceEvent, Tick
 from stream.joiner.commit_metadata import Progress, encode_metadata
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
@@ -29,6 +29,7 @@ from stream.joiner.state_store import StateStore
 from stream.runtime.formats import CHECKPOINT, LEVEL
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
+from stream.spec.explore import Explore
 from stream.spec.spec_file import encode_spec
 from tests.support.changing_world import changing_spec, mixed_log
 from tests.support.learned_models import state_of
@@ -50,8 +51,8 @@ def digests(model: Model) -> dict[str, str]:
     return {name: xxhash.xxh3_128_hexdigest(raw) for name, raw in state_of(model).items()}
 
 
-def events() -> list[list[SourceEvent]]:
-    """Records of pages, installs, retractions and ticks of twenty users."""
+def events(level: int) -> list[list[SourceEvent]]:
+    """Records of pages, installs, retractions and ticks of twenty users; from level 2 on some are erased."""
     rng, now, found = random.Random(2), START_MS, list[list[SourceEvent]]()
     for k in range(JOINED):
         record: list[SourceEvent] = []
@@ -66,21 +67,32 @@ def events() -> list[list[SourceEvent]]:
                 record.append(Install(user, "a", now, f"i{k - 1}-{n}", retracted=True))
             else:
                 record.append(Tick(now))
+        if level > 1 and k % 12 == 11:
+            record.append(Erase(f"u{k % 20}", now))
         found.append(record)
     return found
 
 
 def emitted(joiner: Joiner, raw: bytes, offset: int) -> object:
-    """Labels and organic installs of a record of `events`, as MessagePack has them."""
+    """Labels, organic installs and erasures of a record of `events`, as MessagePack has them."""
     part = joiner.join_record(read_record(raw)[0], offset, START_MS + 10**6 + offset)
     pages = [(*page, part.labels.rows.get(k)) for k, page in enumerate(part.labels.pages)]
-    return msgspec.to_builtins((pages, part.organic[0]), builtin_types=(bytes,))
+    erased = [found] if (found := part.erased.get(0)) else []  # 0.2 emits none
+    return msgspec.to_builtins((pages, part.organic[0], *erased), builtin_types=(bytes,))
 
 
 def write_learner(folder: Path, level: int) -> None:
-    """Spec and records of `examples`; a base and an increment; a version of a base and a delta; version numbers."""
+    """Spec, with retrieval and exploration, and records of `examples`; a base and an increment; a version of a base and
+    a delta; version numbers.
+    """
     spec = msgspec.structs.replace(changing_spec(holdout=0.05), max_statistics=1_000, max_likenesses=1_000)
+    kept = msgspec.structs.replace(spec.retrieval.kept, max_items=1_000, max_users=1_000)  # as a file may say
+    retrieval = msgspec.structs.replace(spec.retrieval, kept=kept)
+    spec = msgspec.structs.replace(spec, retrieval=retrieval, explore=Explore("thompson"))
     log = mixed_log(spec, 3 * END)
+    if level > 1:
+        for offset in (BASE - 1, INCREMENT + 1):
+            log[offset].append(Erase(f"u{offset % 5}", START_MS))
     model, files = Model(spec), CheckpointFiles(folder / "checkpoints", version=CHECKPOINT.at(level))
     checkpointer = Checkpointer(model, files, 0)
     store = MemoryStore(spec.name, now_us=lambda: 1_000 * START_MS)
@@ -104,9 +116,9 @@ def write_learner(folder: Path, level: int) -> None:
     VersionAllocator(folder / "numbers.json").reserve(VERSION, token)
 
 
-def write_joiner(folder: Path) -> None:
+def write_joiner(folder: Path, level: int) -> None:
     """Records of `events`; a join state and a commit at SAVED; what is emitted from there on."""
-    records = [encode_record(record) for record in events()]
+    records = [encode_record(record) for record in events(level)]
     joiner, store = Joiner(RULES), StateStore(folder / "joiner", JOIN_NAME)
     found: list[object] = []
     for offset, raw in enumerate(records):
@@ -141,7 +153,7 @@ def main(folder: Path, level: int = LEVEL) -> None:
     folder.mkdir(parents=True)
     write_records(folder)
     write_fields(folder)
-    write_joiner(folder)
+    write_joiner(folder, level)
     write_learner(folder, level)
     for name in ARCHIVED:
         shutil.make_archive(str(folder / name), "zip", folder / name)

@@ -1,9 +1,11 @@
 """Rankers as processes on the shared stack, and who asks them."""
 
 import json
+import threading
+import time
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,7 +20,10 @@ from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from tests.support.forked_services import ForkedProcess, Nest
 from tests.support.random_models import ToyModel, items, some_spec
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
+
+ASK_S: Final = 0.01  # between two requests of a load
 
 
 def toy() -> ToyModel:
@@ -56,6 +61,46 @@ class Caller:
         for record in self._reader.poll(0.05):
             self.replies += decode_replies(record.value or b"")
         return {r.request_id for r in self.replies} == {f"r{n + 1}" for n in range(self.asked)}
+
+
+class Load:
+    """Asks every ASK_S, and notes how long each request waited for its first reply: two threads."""
+
+    def __init__(self, log: Log) -> None:
+        self.caller = Caller(log)
+        self.waited_s: dict[str, float] = {}
+        self._sent_s: dict[str, float] = {}
+        self._stop, self._end = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._ask, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self) -> None:
+        while not self._stop.wait(ASK_S):
+            self._sent_s[f"r{self.caller.asked + 1}"] = time.monotonic()
+            self.caller.ask(1)
+
+    def _receive(self) -> None:
+        while not self._end.is_set():
+            first = len(self.caller.replies)
+            self.caller.answered()
+            for reply in self.caller.replies[first:]:
+                self.waited_s.setdefault(reply.request_id, time.monotonic() - self._sent_s[reply.request_id])
+
+    def wait_for(self, more: int) -> None:
+        """Until this many more requests have replies."""
+        enough = len(self.waited_s) + more
+        wait_until(lambda: len(self.waited_s) >= enough, f"{more} replies")
+
+    def finish(self) -> None:
+        """Ask no more, and see that every request has its reply."""
+        self._stop.set()
+        try:
+            wait_until(lambda: len(self.waited_s) == self.caller.asked, "the last replies")
+        finally:
+            self._end.set()
+            for thread in self._threads:
+                thread.join()
 
 
 class World:

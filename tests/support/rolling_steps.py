@@ -1,9 +1,13 @@
-"""`python -m tests.support.rolling_steps ROOM FOLDER FROM TO`: a room's step of a rolling upgrade, by the build whose
-checkout is the current folder; it may be an earlier release's, so only what that has is imported.
+"""`python -m tests.support.rolling_steps`: rooms' steps of a rolling upgrade, by the build of the current folder.
+
+It may be an earlier release, so only what that has is imported.
+
+Each line of stdin is a JSON array, ROOM, FOLDER, FROM, TO; each line of stdout is the step's result.
 
 `learner` goes on from the newest checkpoint in FOLDER, learns the golden records from FROM to TO, publishes a version
 and writes a checkpoint, before an upgrade is finalized. `joiner` goes on from commit and saved state. `ranker` loads
-the version, and prints the scores of its golden pages. `refused` prints why the newest checkpoint can't be read.
+the version, and prints the scores of its golden pages. `records` reads records of the other build. `refused` and
+`refused_version` print why the newest checkpoint, or the version, can't be read.
 """
 
 import json
@@ -22,11 +26,12 @@ from learner.publishing.version_builder import VersionBuilder
 from learner.training.model import Model
 from ranker.versions.model import score_features
 from ranker.versions.version_loader import VersionLoader
-from stream.events.codec import decode_training
+from stream.events import types
+from stream.events.codec import decode_events, decode_training
 from stream.joiner.commit_metadata import Progress, decode_commit, encode_metadata
 from stream.joiner.join import Joiner
 from stream.joiner.state_store import StateStore
-from stream.runtime.errors import CheckpointError
+from stream.runtime.errors import BadSnapshot, CheckpointError
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.version_files import VersionFiles
 from stream.spec.spec_file import decode_spec
@@ -97,8 +102,33 @@ def refused(folder: Path, _first: int, _last: int) -> object:
     return ""
 
 
-STEPS = {"learner": learner, "ranker": ranker, "joiner": joiner, "refused": refused}
+def records(folder: Path, _first: int, _last: int) -> object:
+    """What the records say, by type, without types that this build lacks; and of a record of `events`, how many events
+    are read and how many become dead letters.
+    """
+    found = {}
+    for name, sample in json.loads((folder / "records.json").read_bytes()).items():
+        if kind := getattr(types, name, None):
+            event = msgspec.msgpack.decode(bytes.fromhex(sample["hex"]), type=kind)
+            found[name] = {field: getattr(event, field) for field in event.__struct_fields__}
+    return found, [len(part) for part in decode_events((folder / "events.msgpack").read_bytes())]
+
+
+def refused_version(folder: Path, _first: int, last: int) -> object:
+    """Why the version can't be served; empty if it can."""
+    try:
+        VersionLoader(VersionFiles(folder / "version"), "small").load(last)
+    except BadSnapshot as error:
+        return str(error)
+    return ""
+
+
+STEPS = {
+    "learner": learner, "ranker": ranker, "joiner": joiner, "records": records, "refused": refused,
+    "refused_version": refused_version,
+}  # fmt: skip
 
 if __name__ == "__main__":
-    room, path, begin, end = sys.argv[1:]
-    print(msgspec.json.encode(STEPS[room](Path(path), int(begin), int(end))).decode())
+    for line in sys.stdin:
+        room, path, begin, end = json.loads(line)
+        print(msgspec.json.encode(STEPS[room](Path(path), begin, end)).decode(), flush=True)

@@ -9,54 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.forked_services import Nest
-from tests.support.ranker_world import Caller, World, toy, write_items
+from tests.support.ranker_world import ASK_S, Load, World, toy, write_items
 from tests.support.waiting import wait_until
 from thalweg.client import Client, ClientError
 from thalweg.stack.stack import Stack
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
-
-EVERY_S = 0.01
-
-
-class Load:
-    """Asks every EVERY_S, and notes how long each request waited for its first reply: two threads."""
-
-    def __init__(self, world: World) -> None:
-        self.caller = Caller(world.log)
-        self.waited_s: dict[str, float] = {}
-        self._sent_s: dict[str, float] = {}
-        self._stop, self._end = threading.Event(), threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._ask, self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _ask(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            self._sent_s[f"r{self.caller.asked + 1}"] = time.monotonic()
-            self.caller.ask(1)
-
-    def _receive(self) -> None:
-        while not self._end.is_set():
-            first = len(self.caller.replies)
-            self.caller.answered()
-            for reply in self.caller.replies[first:]:
-                self.waited_s.setdefault(reply.request_id, time.monotonic() - self._sent_s[reply.request_id])
-
-    def wait_for(self, more: int) -> None:
-        """Until so many more requests have replies."""
-        enough = len(self.waited_s) + more
-        wait_until(lambda: len(self.waited_s) >= enough, f"{more} replies")
-
-    def finish(self) -> None:
-        """Ask no more, and see that every request has its reply."""
-        self._stop.set()
-        try:
-            wait_until(lambda: len(self.waited_s) == self.caller.asked, "the last replies")
-        finally:
-            self._end.set()
-            for thread in self._threads:
-                thread.join()
 
 
 class HttpLoad:
@@ -71,7 +29,7 @@ class HttpLoad:
         self._thread.start()
 
     def _ask(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        while not self._stop.wait(ASK_S):
             begun_s = time.monotonic()
             try:
                 self._client.rank(f"u{len(self.waited_s) % 7}", k=5)
@@ -103,7 +61,7 @@ def test_one_of_two_rankers_ends_under_load(world: World, number: signal.Signals
     try:
         for worker in rankers:
             wait_until(lambda: world.health("readyz", worker).startswith("ready (version"))  # noqa: B023  # at once
-        load, over_http = Load(world), HttpLoad([world.run_file(worker)["http"] for worker in rankers])
+        load, over_http = Load(world.log), HttpLoad([world.run_file(worker)["http"] for worker in rankers])
         wait_until(lambda: all(_replies(world, worker) for worker in rankers), "both rankers to answer")
         load.wait_for(100)
         before = len(load.waited_s)

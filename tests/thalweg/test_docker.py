@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from learner.memory import learner_needs
+from ranker.memory import ranker_needs
+from stream.runtime.memory import with_joiner_memory
 from stream.runtime.settings import Settings
+from stream.snapshots.redis_client import RedisMemory
+from stream.snapshots.redis_memory import redis_problem
+from stream.spec.bounds import check_bounds
+from stream.spec.spec_file import load_spec
 from thalweg.console.rooms import parse_rooms
 from thalweg.stack.broker import REPOSITORY
 
@@ -23,7 +31,9 @@ TARGETS = {*ROOMS, "tools", "offline"}
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text()
+SERVED = ("movielens", "store")  # specs that services run; the others are for backtests
 TESTED_PYTHON = 11  # CI's
+SMALL = 3_800_000_000  # what a machine of 4 GB has
 POM = (REPOSITORY / "stack" / "pom.xml").read_text()
 
 
@@ -272,6 +282,33 @@ def test_redis_is_full_before_it_is_ended() -> None:
     assert limit is not None
     assert int(most[1]) <= 0.9 * int(limit[1])
     assert options["--maxmemory-policy"] == "noeviction"
+
+
+def bytes_of(limit: str) -> int:
+    """As Docker and Redis read a limit: in powers of 1,024."""
+    number, unit = re.fullmatch(r"(\d+)(g|m|mb)", limit).groups()  # type: ignore[union-attr]  # a test's assertion
+    return int(number) * (1 << (30 if unit == "g" else 20))
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_limits_are_what_the_rule_wants(name: str) -> None:
+    """Each service has memory for what the bounds of the shipped specs let it take, a retrain among it."""
+    spec = load_spec(REPOSITORY / "specs" / f"{name}.toml")
+    limits = {name: bytes_of(service["mem_limit"]) for name, service in SERVICES.items()}
+    assert learner_needs(spec, Settings()).most <= limits["learner"]
+    assert ranker_needs(spec).most <= limits["ranker"]
+    assert with_joiner_memory(Settings(), limits["joiner"]).joiner_memory_mb
+    options = dict(pairwise(SERVICES["redis"]["command"][1:]))
+    redis = RedisMemory(0, bytes_of(options["--maxmemory"]), options["--maxmemory-policy"])
+    assert redis_problem(redis, spec) == ""
+
+
+def test_small_machines_take_the_shipped_specs() -> None:
+    """Four gigabytes are enough to start: a retrain at the bounds, which no demo reaches, is warned of alone."""
+    for name in SERVED:
+        spec = load_spec(REPOSITORY / "specs" / f"{name}.toml")
+        assert "during a retrain" in check_bounds("learner", spec, partial(learner_needs, settings=Settings()), SMALL)
+        assert check_bounds("ranker", spec, ranker_needs, SMALL) == ""
 
 
 def test_kernels_are_compiled_in_the_image() -> None:

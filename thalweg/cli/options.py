@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from stream.runtime.logs import is_json
 if TYPE_CHECKING:
     from stream.runtime.settings import Settings
     from stream.snapshots.redis_store import RedisStore
+    from stream.spec.bounds import Needs
     from stream.spec.spec import Spec
 
 SPECS = Path(__file__).resolve().parents[1] / "specs"  # in a clone a link to `specs/`
@@ -101,6 +102,15 @@ def read_spec(path: Path | None) -> "Spec":
             "`thalweg init` drafts one from events"
         )
     return load_spec(path)
+
+
+def warn_of_memory(room: str, settings: "Settings", spec: "Spec", needs: "Callable[[Spec], Needs]") -> None:
+    """Print what `check_bounds` warns of. Raises SettingsError where the spec's bounds can't fit."""
+    from stream.runtime.memory import memory_bytes
+    from stream.spec.bounds import check_bounds
+
+    if warning := check_bounds(room, spec, needs, memory_bytes(settings)):
+        print_stderr(f"warning: {warning}")
 
 
 def read_source_spec(source: str, path: Path | None) -> "Spec":

@@ -21,6 +21,7 @@ from thalweg.cli.options import (
     read_settings,
     read_source_spec,
     read_spec,
+    warn_of_memory,
     write_json,
 )
 
@@ -225,11 +226,17 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     One learner per model: a second one takes over and the first exits.
     """
+    from learner.memory import learner_needs
     from learner.service import run_learner as run
+    from stream.snapshots.redis_memory import redis_memory, redis_problem
 
     settings = read_settings()
     log_to_stderr(settings, "learner")
     read = read_spec(spec)
+    warn_of_memory("learner", settings, read, partial(learner_needs, settings=settings))
+    memory = redis_memory(settings)
+    if memory and (problem := redis_problem(memory, read)):
+        print_stderr(f"warning: Redis's {problem}")
     run(settings, read, accept_gap=accept_gap)
 
 
@@ -258,10 +265,13 @@ def run_ranker(
     A live version is the pinned one, else the newest. The first model answers requests that name none. To run several
     rankers, give each its own THALWEG_WORKER: those of a model share its requests.
     """
+    from ranker.memory import ranker_needs
     from ranker.serving.process import run_ranker as run
 
     settings = read_settings()
     log_to_stderr(settings, "ranker")
+    if spec:
+        warn_of_memory("ranker", settings, read_spec(spec), ranker_needs)
     models = model_names(settings, spec, model or [])
     address = http or settings.ranker_http
     if not address:

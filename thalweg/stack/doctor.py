@@ -18,6 +18,8 @@ from rich.table import Table
 
 from stream.runtime.errors import StackError
 from stream.runtime.settings import Settings
+from stream.snapshots.redis_memory import redis_memory, redis_problem
+from stream.spec.spec_file import load_spec
 from thalweg.stack import broker, stack
 from thalweg.stack.server import LOOPBACK, free_port, kafka_answers, listens, redis_answers
 
@@ -68,7 +70,19 @@ def requirements(settings: Settings) -> list[Requirement]:
         _port(),
         _service("Kafka", kafka.split(","), kafka_answers if plain else listens, bool(settings.kafka) or alone),
         _service("Redis", [_host_port(redis)], listens if tls else redis_answers, bool(settings.redis) or alone),
+        *_redis_memory(settings.model_copy(update={"redis": redis})),
     ]
+
+
+def _redis_memory(settings: Settings) -> list[Requirement]:
+    """Whether Redis has memory for the versions of THALWEG_SPEC's model, if it says."""
+    memory = redis_memory(settings) if settings.redis else None
+    if memory is None:
+        return []
+    spec = load_spec(settings.spec) if settings.spec else None
+    problem = redis_problem(memory, spec)
+    found = f"{memory.used / 1e6:.0f} MB used of {f'{memory.most / 1e6:.0f}' if memory.most else 'all there is'}"
+    return [Requirement("Redis's memory", not problem, found, problem, needed=False)]
 
 
 def requirements_table(found: list[Requirement]) -> Table:

@@ -88,8 +88,8 @@ def _process_event(
     event = columns[number]
     if event[scan.TAG] == scan.ERASE:  # whenever it is sent: it doesn't advance the watermark
         status = _catch_up(j, ingest_ms)
-        if status == DONE and j[s.OUT_COUNT] == j[s.OUT_CAPACITY]:
-            return FLUSH
+        if status == DONE and j[s.OUT_COUNT] > 0:
+            return FLUSH  # what was emitted is read from what is erased
         if status == DONE:
             erasing.erase_user(j, number, event)
         return status

@@ -35,6 +35,7 @@ from stream.joiner.progress_display import ProgressDisplay
 from stream.joiner.record_processor import RUN_BYTES
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogError, LogGap, LogTruncated, SettingsError
+from stream.runtime.formats import RELEASES
 from tests.support.fake_kafka_clients import (
     CAME,
     RULES,
@@ -58,12 +59,13 @@ def committed(paper: Paper, partition: int = 0) -> tuple[int, int, dict[str, int
     found = paper.stored.get(TopicPartition("events", partition))
     if found is None:
         return None
-    told = json.loads(found.metadata)
-    assert told.pop("version") == JOIN_VERSION
-    assert told.pop("rules")["policy"] == "eager"
-    told.pop("read_ms", None)
-    told.pop("uncommitted_max", None), told.pop("emitted_max", None)
-    return found.offset, told.pop("confirmed", 0), told
+    metadata = json.loads(found.metadata)
+    assert metadata.pop("version") == JOIN_VERSION
+    assert metadata.pop("release") == RELEASES[-1]
+    assert metadata.pop("rules")["policy"] == "eager"
+    metadata.pop("read_ms", None)
+    metadata.pop("uncommitted_max", None), metadata.pop("emitted_max", None)
+    return found.offset, metadata.pop("confirmed", 0), metadata
 
 
 def labels_of(paper: Paper) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 
 from stream.events.codec import decode_entity, decode_training, encode_record
 from stream.events.topics import ERASED, EXAMPLES
-from stream.events.types import Erase, Examples, SourceEvent
+from stream.events.types import Erase, Examples, SourceEvent, Tick
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.metrics import Tally
 from stream.joiner.poison_detector import PoisonDetector
@@ -51,6 +51,25 @@ def test_who_comes_back_is_new() -> None:
     joiner.feed([install("i", 100)], 0, NOW)
     output = joiner.join_record(to_record([Erase("u", 105), install("i", 108), retraction("i", 109)]), 1, NOW)
     assert [change.time_ms for change in output.history_changes] == [108, None]
+
+
+def test_what_was_emitted_before_an_erasure_stays() -> None:
+    """Labels, organic installs and changes of histories of the same record: they are read from the state, which then
+    has nothing of the user any more.
+    """
+    rules = replace(ORGANIC, early_ms=1)
+    before: list[SourceEvent] = [
+        install("z", 100),
+        page("r", 101),
+        install("i", 102, request_id="r"),
+        page("s", 150, user="v"),
+    ]
+    wanted = Joiner(rules).join_record(to_record([*before, Tick(151)]), 0, NOW)
+    found = Joiner(rules).join_record(to_record([*before, Erase("u", 151), Tick(151)]), 0, NOW)
+    assert found.labels == wanted.labels
+    assert (found.organic, found.history_changes) == (wanted.organic, wanted.history_changes)
+    assert ([one.user for one in found.organic[0]], len(found.history_changes)) == (["u"], 2)
+    assert [one.user for one in found.erased[0]] == ["u"]
 
 
 def test_an_erasure_does_not_advance_event_time() -> None:

@@ -164,6 +164,7 @@ def test_redis_without_memory(own_redis: OwnRedis) -> None:
             publish_until_full()
         assert version > 2
         assert store.head() == Head(version - 1, token)
+        assert store.memory().used > 0.8 * store.memory().limit
         store.retain(1)
         give_up_s = time.monotonic() + 20
         while True:  # memory is given back in the background

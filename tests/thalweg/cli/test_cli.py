@@ -80,6 +80,14 @@ def test_without_a_spec_no_model_is_touched(words: list[str], stack: Stack, monk
     assert re.fullmatch(r"thalweg: no (spec|model) is named: pass --spec FILE.*\n", said.stderr)
 
 
+@pytest.mark.parametrize("room", ["learner", "ranker"])
+def test_a_room_without_memory_for_its_spec_is_refused(nest: Nest, tmp_path: Path, room: str) -> None:
+    """It says what it takes, and which bounds to lower."""
+    output, settings = tmp_path / "output", {"local": tmp_path / "local", "memory_mb": 2_000}
+    assert nest.run("thalweg", ["run", room, "--spec", str(SPEC)], settings, output).wait() == REFUSED_EXIT
+    assert re.search(rf"a {room} takes up to \d+ MB, and there are 2000 MB.*wide.max_keys = ", output.read_text())
+
+
 @pytest.mark.parametrize(("set_to", "code"), [("0", 0), ("3", 3), ("", REFUSED_EXIT), ("many", REFUSED_EXIT)])
 @pytest.mark.parametrize("words", [["run", "joiner"], ["run", "joiner", "--spce", "x"]])
 def test_the_exit_code_of_a_refused_service_can_be_set(
