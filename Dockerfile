@@ -1,4 +1,4 @@
-# syntax=docker/dockerfile:1.7
+# syntax=docker/dockerfile:1.7.0
 # One target per room. They share the code (it is small) and differ in what is installed beside it:
 #   docker build --target ranker -t thalweg-ranker .
 # A room that isn't given a spec says so and ends; mount a folder with yours:

@@ -7,6 +7,7 @@ each is right given the items above. The greatest relative difference is `propen
 *Cost*: 100 candidates, MovieLens' spec, one thread, kinds in turn.
 
 *The store* (`explore_store.py`) and *cold start* (`explore_cold.py`): by the defaults of each kind, and a scale of 1.
+`cold_impressions_p50`, `_p90` and `cold_reached` are those of COLD: new items by quota, and `thompson`.
 """
 
 import gc
@@ -25,7 +26,7 @@ from rich.console import Group
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.explore_cold import PAGES, ColdStart, cold_start
+from benchmarks.explore_cold import PAGES, QUOTA, ColdStart, cold_start
 from benchmarks.explore_coverage import covered
 from benchmarks.explore_store import TRIED, TRIED_HOURS, Explored, explored
 from benchmarks.serving import Publisher, World
@@ -56,6 +57,7 @@ WAYS: Final = {
     "ucb": Explore("ucb"),
     "ucb_1": Explore("ucb", scale=1.0),
 }
+NO_QUOTA, COLD = "no_quota", "thompson_1"  # of cold starts
 T = TypeVar("T")
 
 
@@ -111,12 +113,14 @@ def run(*, quick: bool) -> tuple[Group, dict[str, float]]:
     costs = costs_us(200 if quick else 2_000)
     snips = covered(worlds, 2_500 if quick else 5_000, 1_000)["snips"] / worlds
     stores = _by_way(lambda explore, seed: explored(explore, seed, pages), seeds, "stores")
-    colds = _by_way(cold_start, 2 * seeds, "cold starts")
+    colds = _colds(2 * seeds, PAGES // 4 if quick else PAGES)
     figures = {"propensity_error_max": max(errors.values()), "snips_coverage": snips}
     figures |= {f"{kind}_us": cost for kind, cost in costs.items()}
     figures |= {f"{way}_{name}": _mean(runs, name) for way, runs in stores.items() for name in IN_STORE}
-    figures |= {f"{way}_cold_{name}": figure for way, runs in colds.items() for name, figure in _cold(runs).items()}
-    tables = _costs_table(errors, costs, snips), _store_table(stores, pages), _cold_table(colds)
+    cold = {way: _cold(runs) for way, runs in colds.items()}
+    figures |= {f"{way}_cold_{name}": figure for way, found in cold.items() for name, figure in found.items()}
+    figures |= {f"cold_{name}": cold[COLD][name] for name in ("impressions_p50", "impressions_p90", "reached")}
+    tables = _costs_table(errors, costs, snips), _store_table(stores, pages), _cold_table(cold, 2 * seeds)
     return Group(*tables), {name: figure for name, figure in figures.items() if math.isfinite(figure)}
 
 
@@ -128,17 +132,28 @@ def _by_way(play: Callable[[Explore, int], T], seeds: int, title: str) -> dict[s
     return found
 
 
+def _colds(seeds: int, pages: int) -> dict[str, list[ColdStart]]:
+    """Cold starts of each way to explore, and without a quota of new items."""
+    found = _by_way(lambda explore, seed: cold_start(explore, seed, pages=pages), seeds, "cold starts")
+    return {NO_QUOTA: [cold_start(WAYS["none"], seed, 0, pages) for seed in range(seeds)], **found}
+
+
 def _mean(runs: Sequence[Explored], name: str) -> float:
     return fmean(getattr(one, name) for one in runs)
 
 
 def _cold(runs: Sequence[ColdStart]) -> dict[str, float]:
-    """% of new items that became known, medians of these, what pages earned."""
+    """% of new items that became known, quantiles of their impressions and pages until then; what pages earned."""
     impressions, pages = (np.concatenate([getattr(one, name) for one in runs]) for name in ("impressions", "pages"))
     known = np.isfinite(impressions)
-    medians = [float(np.median(of[known])) if known.any() else math.nan for of in (impressions, pages)]
-    earned = fmean(one.earned for one in runs)
-    return {"known": 100 * float(known.mean()), "impressions": medians[0], "pages": medians[1], "earned": earned}
+    p50, p90 = np.quantile(impressions[known], (0.5, 0.9)) if known.any() else (math.nan, math.nan)
+    return {
+        "reached": 100 * float(known.mean()),
+        "impressions_p50": float(p50),
+        "impressions_p90": float(p90),
+        "pages_p50": float(np.median(pages[known])) if known.any() else math.nan,
+        "earned": fmean(one.earned for one in runs),
+    }
 
 
 def _costs_table(errors: dict[str, float], costs: dict[str, float], snips: float) -> Table:
@@ -160,10 +175,12 @@ def _store_table(stores: dict[str, list[Explored]], pages: int) -> Table:
     return table
 
 
-def _cold_table(colds: dict[str, list[ColdStart]]) -> Table:
-    heads = "known, %", "impressions until known", "pages until known", "earned, % of the best"
-    table = Table("", *heads, title=f"cold start: new items in {PAGES:,} pages, {len(colds['none'])} seeds")
-    for way, runs in colds.items():
-        known, *others = _cold(runs).values()
-        table.add_row(way, f"{known:.0f}", *(f"{other:.0f}" for other in others[:2]), f"{others[2]:.1f}")
+def _cold_table(colds: dict[str, dict[str, float]], seeds: int) -> Table:
+    heads = "known, %", "impressions until known: p50", "p90", "pages until known: p50", "earned, % of the best"
+    title = f"cold start: {QUOTA} of 50 candidates by the quota of new items, {seeds} seeds"
+    table = Table("", *heads, title=title)
+    for way, found in colds.items():
+        known, *until, earned = found.values()
+        texts = (f"{value:.0f}" if math.isfinite(value) else "-" for value in until)
+        table.add_row(way, f"{known:.0f}", *texts, f"{earned:.1f}")
     return table

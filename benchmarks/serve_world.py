@@ -59,11 +59,11 @@ class Place:
 
 
 @contextmanager
-def place(*, quick: bool) -> Iterator[Place]:
+def place(*, quick: bool, items: int = ITEMS) -> Iterator[Place]:
     """Kafka and Redis with a published model, described items, and users with histories."""
     share, spec = QUICK if quick else 1.0, store_spec()
     users = int(USERS * share)
-    world = World(spec, ITEMS, users)
+    world = World(spec, items, users)
     with TemporaryDirectory(prefix="thalweg-serve-") as folder:
         stack = up(Path(folder))
         try:

@@ -46,13 +46,15 @@ class Lag:
             self._commit_at_s = monotonic_s() + COMMIT_S
 
     def set_metrics(self, now_ms: int) -> None:
-        """Set the metrics as of now."""
+        """Set the metrics as of now; they have no values until the log's end is known."""
+        if self._end is None:
+            return
         polled = self._polled
         while len(polled) > 1 and polled[1][0] <= self.offset:
             polled.popleft()
         next_offset = self.offset if self.offset >= 0 or not polled else polled[0][0]
-        records = max(0, self._end - next_offset) if self._end is not None and next_offset >= 0 else 0
+        records = max(0, self._end - next_offset) if next_offset >= 0 else 0
         waiting_ms = polled[0][1] if polled and polled[0][0] >= next_offset else self._learned_ms or now_ms
-        metrics.LAG_RECORDS.set(records)
-        metrics.LAG_EXAMPLES.set(records * self._examples_a_record)
-        metrics.LAG_SECONDS.set(max(0, now_ms - waiting_ms) / 1_000 if records else 0)
+        metrics.LAG_RECORDS.labels("0").set(records)
+        metrics.LAG_EXAMPLES.labels("0").set(records * self._examples_a_record)
+        metrics.LAG_SECONDS.labels("0").set(max(0, now_ms - waiting_ms) / 1_000 if records else 0)

@@ -161,6 +161,10 @@ class FeatureBuilder:
             return PreparedEvent(event, encode_record([event]), event.time_ms, self._partition(event.user))
         return PreparedEvent(event, encode_record([event]), event.time_ms)
 
+    def retire(self, item: str) -> None:
+        """Forget what describes an item, as a ranker does that reads its tombstone: pages prepared before keep it."""
+        self.catalogue.remove(item)
+
     def prepare_candidates(self, page: Impression) -> PreparedEvent:
         """Candidates to be ranked now, as a page that isn't in the log: `join` gives it its statistics, no label."""
         rows = self.catalogue.rows(page.items)

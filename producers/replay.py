@@ -130,6 +130,7 @@ class _Player:
         elif isinstance(event, RetiredItem):
             self.put_prepared()  # the item may be described before
             self.played.retired += 1
+            self.features.retire(event.item)
             self._put_entity(ITEMS.name, event.item, None)
         else:
             self._prepare(event)

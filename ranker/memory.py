@@ -15,6 +15,7 @@ PROCESSES: Final = 400_000_000  # the ranker's and its builder's: interpreter, n
 ITEMS: Final = 100_000  # described items that are counted
 ITEM: Final = 1_500  # bytes of a described item and its row in the catalogue
 PROFILES: Final = 470_000_000  # the 200,000 users read in the last minute, with histories of 20
+INDEX_COPIES: Final = 5  # of items' vectors: the lists of two indices, with the room that they grow by, and the vectors
 REBASE_SHARE: Final = 0.25  # of a base, in a delta: then learners publish a new base
 
 
@@ -37,12 +38,19 @@ def ranker_needs(spec: Spec) -> Needs:
             "payloads": base_bytes_of(spec)
             + largest.rows * largest.width * WORD
             + 2 * min(largest.payload_bytes, SEGMENT_BYTES_MAX),
+            "index of vectors": INDEX_COPIES * _vector_bytes(spec) * spec.retrieval.kept.max_items,
             "cache of pairs": matrices * WORD * ROOM**2,
             "cache of activations": 2 * ACTIVATIONS_MAX if "deep" in spec.parts else 0,
             "items": ITEMS * ITEM,
             "profiles": PROFILES,
         }
     )
+
+
+def _vector_bytes(spec: Spec) -> int:
+    """Of an item in an index: its output, its bias, what its norm lacks, its id."""
+    dim = spec.retrieval.vector_dim
+    return 4 * (dim + 2) + 8 if dim else 0
 
 
 def _base_bytes(part: PartSize) -> int:

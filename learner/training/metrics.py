@@ -67,11 +67,20 @@ UNPREDICTABLE = Total(
 )
 DEAD_LETTERS = Total("thalweg_learner_dead_letters", "events that the learner rejected, in this process")
 OFFSET = Gauge("thalweg_learner_offset", "next offset in examples")
-LAG_RECORDS = Gauge("thalweg_learner_lag_records", "records of examples that aren't learned yet")
-LAG_EXAMPLES = Gauge(
-    "thalweg_learner_lag_examples", "examples that aren't learned yet: the records, at the recent mean of examples"
+# By partition, though there is one: what has no value yet isn't exported, where 0 would say that none waits.
+LAG_RECORDS = Gauge(
+    "thalweg_learner_lag_records", "records of examples that aren't learned yet, by partition", ["partition"]
 )
-LAG_SECONDS = Gauge("thalweg_learner_lag_seconds", "age of the oldest record that waits to be learned, by append time")
+LAG_EXAMPLES = Gauge(
+    "thalweg_learner_lag_examples",
+    "examples that aren't learned yet: the records, at the recent mean of examples; by partition",
+    ["partition"],
+)
+LAG_SECONDS = Gauge(
+    "thalweg_learner_lag_seconds",
+    "age of the oldest record that waits to be learned, by append time and partition",
+    ["partition"],
+)
 VERSION = Gauge("thalweg_learner_published_version", "newest version in the store")
 REJECTED = Total("thalweg_learner_rejected_versions", "versions rejected, by the gate or when packed, in this process")
 REFUSED = Total("thalweg_learner_refused_versions", "versions rejected, by cause, in this process", ("cause",))

@@ -16,7 +16,7 @@ def describe_app(apps: AppTable, app: int, popularity: float, hidden: Set[str]) 
         "category": tuple(names.CATEGORIES)[apps.categories[app]],
         "developer": f"dev-{apps.developers[app]:03d}",
         "price": float(apps.prices[app]),
-        "age_rating": f"{apps.ratings[app]}+",
+        "age_rating": float(apps.ratings[app]),
         "released": float(FIRST_DAY + int(apps.released_days[app] // 1)),
         "tags": [names.TAGS[tag] for tag in apps.tags[app].tolist() if tag >= 0],
     }

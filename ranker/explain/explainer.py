@@ -16,6 +16,7 @@ from ranker.explain.item_terms import ItemTerms, explain_items
 from ranker.ranking.rank import Ranker
 from ranker.ranking.version_watcher import ServedVersion, VersionWatcher
 from ranker.rules.item_tests import item_rows
+from ranker.rules.page_rules import PageRules
 from ranker.versions.model import Version, sigmoid
 from stream.events.named_explanations import Explanation, ItemExplanation
 from stream.events.types import ITEMS_MAX, Item, RankReply, RankRequest, User
@@ -64,8 +65,11 @@ class Explainer:
             found = [self._off_page(served, request, profile, reply, item, names)]
         explained = [one.item for one in found]
         candidates = item_rows(explained, served.catalogue.lookup(explained)[0])
-        boosts = served.rulebook.page(request, attributes, history).boosts(candidates)
-        found = [msgspec.structs.replace(one, boosts=some) for one, some in zip(found, boosts, strict=True)]
+        rules = served.rulebook.page(request, attributes, history)
+        found = [
+            msgspec.structs.replace(one, boosts=boosts, removed_by=one.removed_by or _left_out_by(rules, one))
+            for one, boosts in zip(found, rules.boosts(candidates), strict=True)
+        ]
         manifest, now_ms = served.version.manifest, self._now_ms()
         return Explanation(
             request.user, model, reply.time_ms, manifest.version, max(0, now_ms - manifest.created_ms),
@@ -158,3 +162,8 @@ class Explainer:
         for item in items:
             names.add_item(self._item_of(item) or Item(item))
         return names
+
+
+def _left_out_by(rules: PageRules, one: ItemExplanation) -> list[str]:
+    """The rule by which retrieval leaves out what the user has, if it's why the item is no candidate."""
+    return [rules.installed_name] if not one.rank and one.item in rules.left_out else []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get
@@ -109,7 +110,7 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
 
     @get(ITEMS + "{item:path}", guards=[partial(_guard, tokens, "catalogue")], sync_to_thread=False, summary="An item")
     def one_item(request: Request[Any, Any, Any], item: Annotated[str, Parameter(description="its id")]) -> ItemInfo:
-        name = request.scope["path"].removeprefix(ITEMS)  # `item` has lost a slash at its end
+        name = _id_of(request.scope["raw_path"], ITEMS)  # `item` has lost slashes at its ends
         found = served.item(name)
         if found is None:
             raise HttpProblem(
@@ -146,11 +147,27 @@ def _erasure(served: Served, tokens: Tokens) -> Any:
     async def erase(
         request: Request[Any, Any, Any], user: Annotated[str, Parameter(description="its id")]
     ) -> ErasureInfo:
-        event = await served.events.erase(request.scope["path"].removeprefix(USERS))
+        if request.scope["query_string"]:
+            raise HttpProblem(INVALID, "there are no parameters: in an id, write ? as %3F")
+        event = await served.events.erase(_id_of(request.scope["raw_path"], USERS))
         served.drop_profile(event.user)
         return ErasureInfo(event.user, event.time_ms)
 
     return erase
+
+
+def _id_of(raw_path: bytes, prefix: str) -> str:
+    """The id behind the prefix, to the byte: the router drops slashes, and replaces what isn't UTF-8.
+
+    Raises HttpProblem.
+    """
+    try:
+        path = unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        raise HttpProblem(INVALID, "the id in the path isn't UTF-8") from None
+    if not path.startswith(prefix):
+        raise HttpProblem(NOT_FOUND, path[:100])
+    return path.removeprefix(prefix)
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:

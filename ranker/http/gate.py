@@ -51,7 +51,7 @@ class Gate:
         except HttpProblem as problem:
             await send_problem(problem, watched)
         except Exception as error:
-            log.exception("a request to %s failed", scope["path"][:100])
+            log.exception("a request to %s failed", route_of(scope["path"]))
             if status:
                 raise
             await send_problem(HttpProblem(FAILED, f"{type(error).__name__}: the ranker's log says more"), watched)

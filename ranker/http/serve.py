@@ -45,7 +45,7 @@ def serve_http(settings: Settings, address: str, service: RankerService) -> Http
         ExplainEndpoint(answerer, service.item, ready=service.ranks, now_ms=now_ms),
         lambda: [model_info(model, now_ms()) for model in service.models.values()],
         service.item,
-        service.profiles.erase,
+        service.forget,
         service.ranks,
         service.live,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stream.tables.dtypes import F64, I64, U64, Bools
+from stream.tables.dtypes import F64, I64, U8, U64, Bools
 from stream.tables.jit import kernel
 
 NOBODY: Final = -1
@@ -23,8 +23,8 @@ class Caps(NamedTuple):
     caps: I64  # (values,) whose value it is
     counts: I64  # (caps,) how many items may have one value,
     within: I64  # (caps,) in how many consecutive positions; 0: on the page
-    used: I64  # (values, k) 1: shown or pinned there
-    totals: I64  # (values,) sums of `used`
+    used: U8  # (values, k) 1: shown or pinned there
+    recent: I64  # (values,) sums of `used`, less positions that no window with the next one has
 
 
 class Likeness(NamedTuple):
@@ -32,7 +32,7 @@ class Likeness(NamedTuple):
 
     strength: F64  # (1,) 0: there's no such rule
     begins: I64  # (n + 1,) where a candidate's ids begin
-    ids: U64  # (m,)
+    ids: U64  # (m,) each candidate's rise
     nearest: F64  # (n,) similarity to the most similar item shown so far
     penalties: F64  # (n,) what it takes from the log-odds
 
@@ -47,6 +47,7 @@ class PageState(NamedTuple):
     lowered: F64  # (n,) keys for the next position, caps aside
     barred: I64  # (n,) which cap bars it from the next position, or NOBODY
     cut: I64  # (n,) which cap kept it from a position that it would have had, or NOBODY
+    shown: I64  # (k,) who is at each position that is filled
 
 
 @kernel
@@ -55,7 +56,7 @@ def is_full(caps: Caps, value: Any, position: Any) -> bool:
     cap = caps.caps[value]
     count, within = caps.counts[cap], caps.within[cap]
     if within == 0:
-        return bool(caps.totals[value] >= count)
+        return bool(caps.recent[value] >= count)
     used = caps.used[value]
     first = max(0, position - within + 1)
     seen = 0
@@ -83,10 +84,10 @@ def cap_of(caps: Caps, candidate: Any, full: Any) -> Any:
 @kernel
 def full_values(caps: Caps, position: Any) -> Any:
     """`is_full` of each value."""
-    of, counts, totals = caps.caps, caps.counts, caps.totals
+    of, counts, recent = caps.caps, caps.counts, caps.recent
     full = np.zeros(len(of), np.bool_)
     for value in range(len(full)):
-        if totals[value] >= counts[of[value]]:
+        if recent[value] >= counts[of[value]]:
             full[value] = is_full(caps, value, position)
     return full
 
@@ -97,7 +98,7 @@ def mark(caps: Caps, candidate: Any, position: Any, shown: Any) -> None:
     n_caps = len(caps.counts)
     for at in range(caps.begins[candidate * n_caps], caps.begins[(candidate + 1) * n_caps]):
         value = caps.values[at]
-        caps.totals[value] += shown - caps.used[value, position]
+        caps.recent[value] += shown - caps.used[value, position]
         caps.used[value, position] = shown
 
 
@@ -177,9 +178,23 @@ def take(state: PageState, caps: Caps, likeness: Likeness, chosen: Any) -> None:
                 cut[i] = barred[i]
         free[chosen] = False
         mark(caps, chosen, position, 1)
+    state.shown[position] = chosen
     state.filled[0] = position + 1
+    forget(state, caps, position + 1)
     if likeness.strength[0] > 0:
         compare(likeness, chosen)
+
+
+@kernel
+def forget(state: PageState, caps: Caps, position: Any) -> None:
+    """Take from `recent` the item that windows with this position no longer have, under each cap."""
+    n_caps = len(caps.counts)
+    for cap in range(n_caps):
+        left = position - caps.within[cap]
+        if caps.within[cap] > 0 and left >= 0:
+            first = state.shown[left] * n_caps + cap
+            for at in range(caps.begins[first], caps.begins[first + 1]):
+                caps.recent[caps.values[at]] -= 1
 
 
 @kernel
@@ -188,12 +203,10 @@ def compare(likeness: Likeness, chosen: Any) -> None:
     begins, ids, nearest, penalties = likeness.begins, likeness.ids, likeness.nearest, likeness.penalties
     strength = likeness.strength[0]
     for other in range(len(nearest)):
-        shared = 0
-        for i in range(begins[other], begins[other + 1]):
-            for j in range(begins[chosen], begins[chosen + 1]):
-                if ids[i] == ids[j]:
-                    shared += 1
-                    break
+        shared, i, j = 0, begins[other], begins[chosen]
+        while i < begins[other + 1] and j < begins[chosen + 1]:
+            shared += ids[i] == ids[j]
+            i, j = i + (ids[i] <= ids[j]), j + (ids[j] <= ids[i])
         all_ids = begins[other + 1] - begins[other] + begins[chosen + 1] - begins[chosen] - shared
         if shared > nearest[other] * all_ids:
             nearest[other] = shared / all_ids

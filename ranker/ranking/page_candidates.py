@@ -35,7 +35,7 @@ def under_rules(
         raise BadEvent(f"nothing to rank: rules removed all candidates ({counts}); name others, or other rules")
     if not pins.names:
         return found
-    sources = (pins.sources + found.sources, pins.source_ranks + found.source_ranks) if found.sources else ([], [])
+    sources = ([], []) if given.names else (pins.sources + found.sources, pins.source_ranks + found.source_ranks)
     return Candidates(pins.names + found.names, *sources)
 
 
@@ -48,7 +48,7 @@ def _filled_up(retrieved: Retriever, rules: PageRules, catalogue: Catalogue, pin
         if kept is found:
             break
         excluded |= {*found.names}.difference(kept.names)
-    rules.count_left_out(found.passed_over)
+    rules.count_left_out(found.passed_over.difference(pinned))  # those are filtered, and counted, by themselves
     return kept
 
 

@@ -71,7 +71,8 @@ class ItemColumns:
         """Items added after so many had been, the newest first; LATEST_MAX at most."""
         if self.added == added:
             return []
-        return [name for number, name in reversed(tuple(self._latest)) if number > added and name in self._slots]
+        latest = [name for number, name in reversed(tuple(self._latest)) if number > added and name in self._slots]
+        return [*dict.fromkeys(latest)]  # one may have been removed and added again
 
     def _new_slot(self, name: str) -> int:
         if self._free:

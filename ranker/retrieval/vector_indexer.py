@@ -127,9 +127,10 @@ class VectorIndexer:
 def _updated(index: VectorIndex, rows: RetrievalRows, changed: U64, lost: U64) -> VectorIndex:
     """An index of `rows`: the same lists with what changed, or new ones when these no longer suit."""
     newer = index.updated(rows, vectors_at(rows, changed), lost)
-    if newer.lists.ntotal > GROWTH_MAX * newer.trained or len(newer.misfits) > MISFITS_MAX:
-        return built(rows, vectors_of(rows))
-    return newer
+    if newer.lists.ntotal <= GROWTH_MAX * newer.trained and len(newer.misfits) <= MISFITS_MAX:
+        return newer
+    del newer  # its memory is the new one's
+    return built(rows, vectors_of(rows))
 
 
 def _likeliest(vectors: ItemVectors, count: int) -> ItemVectors:

@@ -43,7 +43,7 @@ class NamedRule:
 
 class PageRules:
     """Rules for one page; `removed` counts, by rule, candidates that it took away. `is_cut`: others than what retrieval
-    leaves out.
+    leaves out. `installed_name`: the rule by which it does.
 
     `owned`: what the user has installed. Call, in this order: `pinned`, `kept`, `places`, `count`.
     """
@@ -55,11 +55,11 @@ class PageRules:
         self.is_cut = False
         self._values, self._attributes = values, attributes
         self._applied = [one for one in rules if all(values.has_any(*where) for where in one.where.items())]
-        self._installed_of, self._installed_name = "retrieved", INSTALLED
+        self._installed_of, self.installed_name = "retrieved", INSTALLED
         self._pins: list[tuple[int, str]] = []
         for one in self._applied:
             if isinstance(one.rule, Installed):
-                self._installed_of, self._installed_name = one.rule.of, one.name  # the last one says
+                self._installed_of, self.installed_name = one.rule.of, one.name  # the last one says
             elif isinstance(one.rule, Pin):
                 self._pins.append((one.rule.position, one.rule.item))
         self._owned = frozenset() if self._installed_of == "none" else frozenset(owned)
@@ -90,7 +90,7 @@ class PageRules:
     def count_left_out(self, names: Collection[str]) -> None:
         """Add to `removed` which of these, which retrieval had and left out, the user has installed."""
         if count := len(self._owned.intersection(names)):
-            self.removed[self._installed_name] = self.removed.get(self._installed_name, 0) + count
+            self.removed[self.installed_name] = self.removed.get(self.installed_name, 0) + count
 
     def kept(self, candidates: ItemRows, given: Collection[str]) -> Bools:
         """Which candidates filters leave, bool [n]; one counts for the first rule that removes it.
@@ -101,7 +101,7 @@ class PageRules:
         if self._owned and (self._installed_of == "all" or self._pins):
             spared = given if self._installed_of == "retrieved" else ()
             is_owned = [name in self._owned and name not in spared for name in candidates.names]
-            self._remove(self._installed_name, kept, np.array(is_owned, bool))
+            self._remove(self.installed_name, kept, np.array(is_owned, bool))
         for one in self._filters:
             assert one.test is not None, "filters are about items"
             matches = one.test.matches(candidates, self._values, self._attributes)
@@ -141,7 +141,7 @@ class PageRules:
         free = np.ones(n, np.bool_) if free is None else free.copy()
         state = PageState(
             self._log_odds(candidates, scores), free, self._pinned(candidates.names, k, free), np.zeros(1, np.int64),
-            np.zeros(n), np.full(n, NOBODY), np.full(n, NOBODY),
+            np.zeros(n), np.full(n, NOBODY), np.full(n, NOBODY), np.full(k, NOBODY),
         )  # fmt: skip
         return RulePlaces(state, self._cap_state(candidates, k), self._likeness(candidates))
 
@@ -165,14 +165,16 @@ class PageRules:
         begins, ids = self._ids(candidates, [cap.of for _, cap in self._caps])
         values, caps = number_ids(begins, ids, max(1, len(self._caps)))
         counts, within = [cap.count for _, cap in self._caps], [cap.within for _, cap in self._caps]
-        used, totals = np.zeros((len(caps), k), np.int64), np.zeros(len(caps), np.int64)
-        return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, totals)
+        used, recent = np.zeros((len(caps), k), np.uint8), np.zeros(len(caps), np.int64)
+        return Caps(begins, values, caps, np.array(counts, np.int64), np.array(within, np.int64), used, recent)
 
     def _likeness(self, candidates: ItemRows) -> Likeness:
-        by = self._diversity.by if self._diversity else []
+        by = [*dict.fromkeys(self._diversity.by)] if self._diversity else []
         begins, ids = self._ids(candidates, by)
         strength, n = self._diversity.strength if self._diversity else 0.0, len(candidates.rows)
-        return Likeness(np.array([strength]), begins[:: max(1, len(by))].copy(), ids, np.zeros(n), np.zeros(n))
+        begins = begins[:: max(1, len(by))].copy()
+        ids = ids[np.lexsort((ids, np.repeat(np.arange(len(begins) - 1), np.diff(begins))))]
+        return Likeness(np.array([strength]), begins, ids, np.zeros(n), np.zeros(n))
 
     def _ids(self, candidates: ItemRows, columns: Sequence[str]) -> tuple[I64, U64]:
         """See `gather`."""

@@ -40,7 +40,10 @@ class Rulebook:
         self, request: RankRequest, attributes: Mapping[str, Value] | None, owned: Collection[str] | None
     ) -> PageRules:
         """The rules for a request of a user with these attributes and installs. Raises BadEvent for a wrong rule."""
-        own = self._of_request(msgspec.json.encode(request.rules)) if request.rules else []
+        try:
+            own = self._of_request(msgspec.json.encode(request.rules)) if request.rules else []
+        except (TypeError, RecursionError) as bad:  # MessagePack has more types of values, and of keys, than JSON
+            raise BadEvent(f"rules: they have a value that no rule can have ({bad}); correct them") from None
         values = RequestValues(self._columns, request.user, attributes or {}, request.context)
         return PageRules([*self._always, *own], values, owned or (), self._attributes)
 

@@ -126,7 +126,7 @@ class Answerer:
         except BadEvent as error:
             return refusal(request, INVALID, str(error))
         except Exception as error:
-            log.exception("request %s of user %s can't be answered", request.request_id, request.user)
+            log.exception("request %s can't be answered", request.request_id)
             return refusal(request, FAILED, f"the ranker failed ({error!r}): its log says where")
         metrics.LATENCY.observe(time.monotonic() - started_s)
         if reply.version and self._values is not None and (served := model.watcher.served) is not None:

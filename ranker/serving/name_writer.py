@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Final
 
 from stream.events.topics import NAMES
-from stream.features.new_values import Named, NewValues
+from stream.features.new_values import NewValues
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError
 
@@ -24,7 +24,6 @@ class NameWriter:
 
     def __init__(self, values: NewValues, connect: Callable[[], Log]) -> None:
         self._values, self._connect = values, connect
-        self._unwritten: list[Named] = []
         self._is_failing = False
 
     def run(self, stop: threading.Event) -> None:
@@ -34,18 +33,18 @@ class NameWriter:
 
     def write(self) -> None:
         """Write what is new."""
-        self._unwritten += self._values.take()
-        if not self._unwritten:
+        if not (named := self._values.take()):
             return
         try:
             with closing(self._connect()) as target:
                 target.partitions(NAMES.name)  # raises, with the remedy, where there's no such topic
-                for key, value in self._unwritten:
+                for key, value in named:
                     target.send(NAMES.name, 0, value, key)
                 target.flush()
         except LogError as error:
             if not self._is_failing:
                 log.warning("names of values can't be written to %s: %s; ranking goes on", NAMES.name, error)
             self._is_failing = True
+            self._values.put_back(named)
         else:
-            self._unwritten, self._is_failing = [], False
+            self._is_failing = False

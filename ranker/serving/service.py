@@ -115,6 +115,11 @@ class RankerService:
         """What is known of an item, by all models alike. Any thread may ask."""
         return next(iter(self._caches.values())).items.get(name)
 
+    def forget(self, user: str) -> None:
+        """Forget an erased user: the profile that was read lately, and the name, which may wait to be written."""
+        self.profiles.erase(user)
+        self.values.forget(user)
+
     def live(self) -> tuple[bool, str]:
         """For `/livez`: whether all threads run, and no request loop hangs."""
         if self._failures:
@@ -158,7 +163,7 @@ class RankerService:
         consumer = ItemConsumer(source, list(self._caches.values()), connect)
         self._start("consume", consumer.run)
         self._start("names", NameWriter(self.values, connect).run)
-        self._start("erased", ErasedUsers(source, self.profiles.erase, self.profiles.drop_all).run)
+        self._start("erased", ErasedUsers(source, self.forget, self.profiles.drop_all).run)
         self.state = "warming up"
         self.profiles.begin(["warm-up"]).result()  # opens the connection before the first request
         compile_kernels(self._scorer)

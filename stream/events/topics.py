@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 HOUR_MS = 3_600_000
+# Without a bound Kafka keeps what a tombstone or a newer record has replaced until half of a partition is replaced.
+COMPACTION_MS = 7 * 24 * HOUR_MS
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Topic:
         }
         if policies["delete"]:
             config["retention.ms"] = str(self.retention_ms)
+        if self.compacted:
+            config["max.compaction.lag.ms"] = str(COMPACTION_MS)
         if self.tombstones_ms:
             config["delete.retention.ms"] = str(self.tombstones_ms)
         return config
@@ -48,7 +52,8 @@ REQUESTS = Topic("rank.requests", retention_ms=HOUR_MS)  # ranking requests
 REPLIES = Topic("rank.replies", retention_ms=HOUR_MS)  # ranked lists
 # Tombstones outlive the learner's memory of shown items: a ranker that starts doesn't retrieve deleted ones.
 ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of items
-USERS = Topic("users", compacted=True)  # static attributes of users
+# A joiner that was away for as long still learns who was deleted, and deletes the copy in Redis.
+USERS = Topic("users", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of users
 FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
 # Which users were erased, and when: replayed after a restore. Rooms of release 0.2 don't know the event.

@@ -59,6 +59,13 @@ class NewValues:
         if user and (USER_ID, user) not in self._seen:
             self._add(USER_ID, user, user)
 
+    def forget(self, user: str) -> None:
+        """Forget an erased user, also where the name wasn't taken yet."""
+        key = name_key(USER_ID, user)
+        with self._lock:
+            self._seen.discard((USER_ID, user))
+            self._new = [named for named in self._new if named[0] != key]
+
     def take(self) -> list[Named]:
         """What was noted since the last call."""
         with self._lock:
@@ -67,6 +74,11 @@ class NewValues:
                 self._forget_ms = self._now_ms() + FORGET_MS
                 self._seen, self._counts = set(), {}
         return new
+
+    def put_back(self, named: list[Named]) -> None:
+        """What was taken, and couldn't be written."""
+        with self._lock:
+            self._new = named + self._new
 
     def _context_of(self, layout: Layout) -> dict[str, str]:
         found = self._columns.get(layout.hash)

@@ -19,6 +19,7 @@ from stream.log.dead_letters import users_of
 from stream.log.protocol import START, Log, Record, partition_of
 from stream.runtime.errors import BadEvent, LogGap, MissingTopic
 
+NAMED_LATE_MS: Final = 10_000  # a ranker may write a name that it noted before; within this it forgets who was erased
 Erased = Mapping[str, int]  # time up to which a user is erased, ms, by user
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def erase_names_and_dead_letters(source: Log, erased: Erased) -> int:
     Dead letters of other topics expire; these don't. Those whose bytes don't begin as a user's do stay: nobody can say
     whose they are. Raises LogUnavailable, LogError.
     """
-    names = {name_key(USER_ID, user): until_ms for user, until_ms in erased.items()}
+    names = {name_key(USER_ID, user): until_ms + NAMED_LATE_MS for user, until_ms in erased.items()}
 
     def is_dead_letter(record: Record) -> bool:
         return is_erased(decode_entity(record.value or b"", DeadLetter), record.time_ms, erased)

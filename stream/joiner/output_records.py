@@ -25,8 +25,8 @@ def history_record(change: HistoryChange, partitions: int) -> Outgoing:
 
 
 def ledger_record(event: Erase) -> Outgoing:
-    """The record of an erased user in the topic `erased`."""
-    return Outgoing(ERASED.name, 0, encode(event), event.user.encode())
+    """The record of an erased user in the topic `erased`. Compaction keeps each time: the last sent may be earlier."""
+    return Outgoing(ERASED.name, 0, encode(event), f"{event.user}\x00{event.time_ms}".encode())
 
 
 class OutputGroup(NamedTuple):

@@ -40,6 +40,7 @@ def log_to_stderr(settings: "Settings", room: str) -> None:
     mask = partial(masked, secrets=secrets_of(settings))
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    logging.getLogger("numba").setLevel(logging.WARNING)  # below it each kernel that is compiled is thousands of lines
     last: Any = structlog.dev.ConsoleRenderer(0, colors=False)
     handler.setFormatter(_MaskedText(mask))
     if _json_is_on:

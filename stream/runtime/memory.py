@@ -38,6 +38,11 @@ def with_joiner_memory(settings: Settings, memory: int) -> Settings:
             f"a joiner needs {JOINER_MB_MIN / JOINER_SHARE:.0f} MB of memory, and there are {memory // MB}: raise the "
             "container's limit (or THALWEG_MEMORY_MB, where that is wrong)"
         )
+    if 0 < asked < JOINER_MB_MIN:
+        raise SettingsError(
+            f"THALWEG_JOINER_MEMORY_MB is {asked}, in MB, and a joiner takes {JOINER_MB_MIN} at least: with less it "
+            "would close pages as they come. Set that or more, or 0 to have it derived"
+        )
     if asked > most:
         raise SettingsError(
             f"THALWEG_JOINER_MEMORY_MB is {asked}, but of {memory // MB} MB of memory a joiner can use {most}: "

@@ -191,6 +191,7 @@ class Settings(BaseSettings):
         return os.environ | {
             f"THALWEG_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in values
+            if value is not None
         }
 
     def topic(self, name: str) -> str:
@@ -214,3 +215,9 @@ class Settings(BaseSettings):
                 "no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port"
             )
         return self.redis
+
+
+def log_settings() -> Settings:
+    """The form of the log and the worker's name, also where other settings are invalid."""
+    form: Literal["text", "json"] = "json" if os.environ.get("THALWEG_LOG") == "json" else "text"
+    return Settings.model_construct(log=form, worker=os.environ.get("THALWEG_WORKER", "0"))

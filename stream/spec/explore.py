@@ -25,7 +25,7 @@ class Explore(Part, frozen=True):
     kind: ExploreKind = "none"
     epsilon: Probability = 0.05
     scale: Positive = 0.25
-    prior: Positive = 2.0
+    prior: Annotated[float, Meta(ge=1e-6)] = 2.0  # u stays finite
     seed: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
     @property

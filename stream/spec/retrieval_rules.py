@@ -16,7 +16,10 @@ def check_retrieval(spec: Spec, reject: Reject) -> None:
         reject(("retrieval", max(quotas, key=quotas.__getitem__)), f"[retrieval]: {why}")
     if retrieval.same and not retrieval.same_by:
         reject(("retrieval", "same"), '[retrieval]: same needs columns to go by, such as same_by = ["item.category"]')
-    known = [n for n, c in spec.columns().items() if n.startswith("item.") and c.type in ("category", "categories")]
+    columns = spec.columns()
+    unshared = {"item.id", *(f"{n}_band" for n, c in columns.items() if c.type == "date")}  # which a page's time says
+    known = [n for n, c in columns.items() if n.startswith("item.") and c.type in ("category", "categories")]
+    known = [name for name in known if name not in unshared]
     for column in retrieval.same_by:
         if column not in known:
             why = f"{column!r} is no category of an item here; {near(column, known)}"

@@ -245,6 +245,7 @@ def _check_durations(spec: Spec, reject: Reject) -> None:
     durations |= {("publish", "every"): spec.publish.every, ("publish", "deep_every"): spec.publish.deep_every}
     durations |= {("retrieval", name): getattr(spec.retrieval, name)
              for name in ("trending_half_life", "popular_half_life")}  # fmt: skip
+    durations |= {("retrieval", "kept", "half_life"): spec.retrieval.kept.half_life}
     for path, text in durations.items():
         if text is None:
             continue

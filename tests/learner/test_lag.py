@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from learner.lag import Lag
+from learner.training import metrics
 from stream.events.codec import encode_record
 from stream.events.topics import EXAMPLES
 from stream.log.displayed_offsets import COMMIT_S
@@ -32,7 +33,7 @@ class CommitLog(MemoryLog):
 
 def value(name: str) -> float | None:
     """Of a metric now."""
-    return REGISTRY.get_sample_value(f"thalweg_learner_lag_{name}")
+    return REGISTRY.get_sample_value(f"thalweg_learner_lag_{name}", {"partition": "0"})
 
 
 @pytest.fixture
@@ -46,13 +47,18 @@ def log() -> CommitLog:
 
 
 def test_the_metrics_say_how_far_it_is_behind(log: CommitLog) -> None:
-    """Records, their examples, and the age of the oldest that waits; nothing once all are learned."""
+    """Records, their examples, and the age of the oldest that waits; nothing once all are learned.
+
+    Until the log's end is known they have no values: those of a learner that starts far behind aren't 0.
+    """
+    for gauge in metrics.LAG_RECORDS, metrics.LAG_EXAMPLES, metrics.LAG_SECONDS:
+        gauge.clear()
     log.truncate(EXAMPLES.name, 0, 1)
     lag = Lag(log, "small", START)
     reader = log.reader(EXAMPLES.name, {0: START})
     read = reader.poll(0)
     lag.set_metrics(log.now_ms)
-    assert value("records") == 0
+    assert (value("records"), value("examples"), value("seconds")) == (None, None, None)
     lag.after_poll(reader, read)
     lag.set_metrics(log.now_ms)
     assert (value("records"), value("seconds")) == (9, 8)

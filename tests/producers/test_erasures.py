@@ -6,7 +6,7 @@ from producers.features import FeatureBuilder
 from producers.json_lines import decode_line
 from producers.source import SourceElement
 from stream.events.topics import TOPICS
-from stream.events.types import Erase, Impression, Install, RetiredItem, User
+from stream.events.types import Erase, Impression, Install, Item, RetiredItem, User
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import MissingTopic
 from tests.producers.test_replay import PARTITIONS, memory, play, records, written
@@ -49,3 +49,19 @@ def test_pages_after_an_erasure_have_no_history_or_attributes() -> None:
         builder.process(Install("u", "b", T + 5, "2"))
     page = Impression("r", T + 9, "u", ["a", "c"])
     assert features.process(page).event == fresh.process(page).event
+
+
+def test_pages_after_a_retirement_do_not_know_the_item() -> None:
+    """As a ranker would log them: of an item with a tombstone there is the id alone."""
+    pages = [Impression("r", T, "u", ["tea", "milk"]), Impression("s", T + 9, "u", ["tea", "milk"])]
+    item = Item("tea", {"genres": ["x", "y"]})
+    logs = [memory() for _ in range(2)]
+    play(logs[0], [item, pages[0], RetiredItem("tea"), pages[1]])
+    play(logs[1], [pages[1]])
+    last = [
+        next(event.features for some in written(log).values() for event in some if isinstance(event, Impression)
+             and event.request_id == "s")
+        for log in logs
+    ]  # fmt: skip
+    assert last[0] == last[1]
+    assert last[0]

@@ -136,7 +136,11 @@ class Backtest:
                 self._reject(event.location, event.reason)
             elif isinstance(event, Question):
                 self._ask(event)
-            elif not isinstance(event, Pause | RetiredItem):
+            elif isinstance(event, RetiredItem):
+                self.maker.retire(event.item)
+                if self.next_installs:
+                    self.next_installs.retire(event.item)
+            elif not isinstance(event, Pause):
                 self._prepare(event)
         self._play()
         self._prepare(Tick(self._last_ms + rules.window_ms + rules.lateness_ms + 1))

@@ -39,6 +39,7 @@ class LocalRetrieval:
         self._user_seed = layout.seeds["user.id"]
         self._catalogue, self._columns = Catalogue(layout), ItemColumns()
         self._slots: dict[str, int] = {}
+        self.retired: set[str] = set()  # not retrieved until described again, as in a ranker
         self._installs, self._impressions = np.zeros((2, 1024))
         self._lately = InstallCounter(float(duration_ms(self.settings.trending_half_life)))
         self._learned: LearnedItems | None = None
@@ -47,8 +48,14 @@ class LocalRetrieval:
 
     def describe(self, item: Item) -> None:
         """An item's record."""
+        self.retired.discard(item.item)
         self._catalogue.put(item)
         self._put(item.item, 0.0)
+
+    def retire(self, item: str) -> None:
+        """An item's tombstone."""
+        self.retired.add(item)
+        self._catalogue.remove(item)
 
     def show(self, items: Iterable[str]) -> None:
         """A page's items; those that nobody described may be retrieved from now on."""
@@ -119,7 +126,7 @@ class LocalRetrieval:
         """What is retrieved for a user with these items, oldest first. `settings`: other quotas."""
         view = self._learned.view if self._learned else None
         query = Query(request_id, history, settings or self.settings, self._pools, self._columns, self._catalogue, view)
-        return retrieve(query, set(history), lambda _: False)
+        return retrieve(query, set(history), self.retired.__contains__)
 
 
 def pools_of(swept: SweptItems, columns: ItemColumns, catalogue: Catalogue, best: int | None = None) -> Pools:

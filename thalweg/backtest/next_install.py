@@ -77,6 +77,7 @@ class NextInstalls:
         self._sizes: dict[str, list[int]] = {CATALOGUE: [], RETRIEVED: []}  # of its lists
         self._ranks: dict[tuple[str, str], list[Rank]] = defaultdict(list)  # by list and name
         self._indices: list[list[int]] = []  # by question, of installed items among the candidates; -1: not retrieved
+        self._popularity: list[I64] = []  # by question, of its candidates
         self._answered = [0] * len(entrants)  # questions
         self._orders: list[F32] = []  # by page, of its items by each session peer, f32[peers, n]; greater is better
 
@@ -120,6 +121,10 @@ class NextInstalls:
             if event.context:
                 self._contexts[event.user] = event.context
 
+    def retire(self, item: str) -> None:
+        """The item is no candidate until it's described again."""
+        self._retrieval.retire(item)
+
     def _order(self, page: Impression) -> F32:
         sessions = self._sessions
         items, popularity = [sessions.item(item) for item in page.items], sessions.installs
@@ -136,7 +141,8 @@ class NextInstalls:
         sessions = self._sessions
         own = sessions.session(question.user)
         installed = [item for item in map(sessions.known, dict.fromkeys(question.items)) if item not in own]
-        others = np.setdiff1d(np.arange(len(sessions)), own)
+        retired = [sessions.known(name) for name in self._retrieval.retired]
+        others = np.setdiff1d(np.arange(len(sessions)), [*own.tolist(), *retired])
         names = self._retrieved(question, own) if installed else []
         if not names:
             return None
@@ -147,6 +153,7 @@ class NextInstalls:
             self._rank_by(peer.name, peer.score(question.user), popularity, lists, installed)
         self.seconds += time.perf_counter() - begun
         self._indices.append([_index_of(retrieved, item) for item in installed])
+        self._popularity.append(popularity[retrieved])
         for name, candidates in lists.items():
             self._sizes[name] += [len(candidates)] * len(installed)
             self._ranks[name, RETRIEVAL] += [(index, 0) if index >= 0 else (MISSED, 0) for index in self._indices[-1]]
@@ -175,8 +182,9 @@ class NextInstalls:
         keys = predictions.astype(np.float64)
         if self._rank_weight:
             keys = with_terms(keys, rank_terms(len(keys), self._rank_weight))
-        for index in self._indices[self._answered[entrant]]:
-            rank = _rank(keys, np.zeros(len(keys)), index) if index >= 0 else (MISSED, 0)
+        question = self._answered[entrant]
+        for index in self._indices[question]:
+            rank = _rank(keys, self._popularity[question], index) if index >= 0 else (MISSED, 0)
             for of in (CATALOGUE, RETRIEVED):
                 self._ranks[of, self._entrants[entrant]].append(rank)
         self._answered[entrant] += 1
@@ -203,7 +211,7 @@ class NextInstalls:
         return found
 
 
-def _rank(scores: F64, popularity: I64 | F64, index: int) -> Rank:
+def _rank(scores: F64, popularity: I64, index: int) -> Rank:
     """Of the item at this index: equal scores are ordered by popularity."""
     is_equal, own = scores == scores[index], popularity[index]
     above = np.count_nonzero(scores > scores[index]) + np.count_nonzero(is_equal & (popularity > own))

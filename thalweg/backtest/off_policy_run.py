@@ -66,6 +66,12 @@ def run_off_policy(
     Raises SettingsError, and DataError when the log doesn't say with what probability items were shown, or was filled
     without drawing.
     """
+    if spec.retrieval.rank_weight:
+        raise SettingsError(
+            "--off-policy: by the spec's [retrieval] rank_weight retrieval's rank counts in the order of a page, and "
+            "retrieval isn't played, so a target would be a ranker that nobody runs; to estimate the model's own order "
+            "pass a copy of the spec with rank_weight = 0"
+        )
     if not options.clip > 0:
         raise SettingsError(f"--clip takes the greatest weight that counts, above 0; not {options.clip:g}")
     spec = with_policy(spec, config)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from learner.training.figures import ALL, calibration_text
@@ -124,7 +125,7 @@ def slices_table(scores: Scores, judged: Judgements, key: str) -> Table:
     for s, name in enumerate(scores.slices):
         labels = scores.labels[scores.members[:, s]]
         cells = [interval_text(judged[entrant][1 + s].of(key)) for entrant in scores.names]
-        table.add_row(name, f"{len(labels):,}", f"{labels.mean():.3f}" if len(labels) else "-", *cells)
+        table.add_row(escape(name), f"{len(labels):,}", f"{labels.mean():.3f}" if len(labels) else "-", *cells)
     return table
 
 

@@ -13,7 +13,7 @@ from ranker.retrieval.candidates import Candidates
 from ranker.rules.item_tests import ItemRows, item_rows
 from ranker.rules.page_rules import PageRules
 from ranker.rules.rulebook import Rulebook
-from stream.events.types import Erase, Impression, Item, RankRequest, User, Value
+from stream.events.types import Erase, Impression, Item, RankRequest, RetiredItem, User, Value
 from stream.history.histories import MEMBERS_MAX
 from stream.runtime.errors import BadEvent
 from stream.spec.rules import Installed
@@ -37,7 +37,8 @@ class RuledPage(NamedTuple):
 
 class RuledCandidates:
     """Candidates of pages for a `FeatureBuilder`, which are all items described or shown before, and what the rules of
-    each target leave of them. The builder's source has to be read through `watched`.
+    each target leave of them; a retired one is none until it's described again. The builder's source has to be read
+    through `watched`.
 
     What a user has installed is known to rules where the target's spec has a history or a rule of kind `installed`.
     """
@@ -46,6 +47,7 @@ class RuledCandidates:
         self._specs = specs
         self._rulebooks: list[Rulebook] = []
         self._items: dict[str, Item] = {}
+        self._retired: set[str] = set()
         self._attributes: dict[str, dict[str, Value]] = {}
         self._pages: dict[str, list[RuledPage]] = {}  # by request id
 
@@ -54,6 +56,10 @@ class RuledCandidates:
         for element in source:
             if isinstance(element, Item):
                 self._items[element.item] = element
+                self._retired.discard(element.item)
+            elif isinstance(element, RetiredItem):
+                self._items.pop(element.item, None)
+                self._retired.add(element.item)
             elif isinstance(element, User):
                 self._attributes[element.user] = element.attributes
             elif isinstance(element, Erase):
@@ -64,7 +70,7 @@ class RuledCandidates:
         """Names of the candidates. See producers.features.Candidates."""
         if not self._rulebooks:
             self._rulebooks = [Rulebook(spec, features.catalogue, self._items) for spec in self._specs]
-        names = [*features.catalogue.row]
+        names = [name for name in features.catalogue.row if name not in self._retired]
         listed = [*dict.fromkeys([*names, *page.items])]
         items = item_rows(listed, features.catalogue.lookup(listed)[0])
         installed = features.histories.newest(page.user, MEMBERS_MAX)

@@ -34,6 +34,12 @@ def erase(
 
     if bool(user) == again:
         raise SettingsError("name a user, or pass --again")
+    if not again:
+        check_id("user", user)
+        try:
+            user.encode()
+        except UnicodeEncodeError:
+            raise SettingsError("the user's id isn't UTF-8") from None
     settings = inspect_settings()
     with ExitStack() as opened:
         log = opened.enter_context(closing(KafkaLog(settings)))
@@ -42,7 +48,6 @@ def erase(
             print(f"{len(erased)} users are erased again")
             write_json(json_file, {"erased": len(erased)})
             return
-        check_id("user", user)
         client, store = None, None
         if settings.redis:
             client = opened.enter_context(closing(connect(settings)))
@@ -55,5 +60,6 @@ def erase(
     if warning := receipt.warning():
         print_stderr(warning)
     write_json(json_file, receipt.figures())
-    if None in receipt.reached_ms.values():
+    if waiting := [step for step, ms in receipt.reached_ms.items() if ms is None]:
+        print_stderr(f"Kafka has the erasure, it needn't be sent again; not yet applied: {', '.join(waiting)}")
         raise typer.Exit(1)

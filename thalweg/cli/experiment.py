@@ -104,7 +104,7 @@ def backtest(  # typer needs a parameter for each option, however many they are
         list[str] | None,
         typer.Option(
             help="alpha, beta, l1, l2 of vw, river, or an option of a session peer, such as vsknn_k=500 "
-            "(docs/figures.md); repeat it. Defaults tuned on MovieLens."
+            "(docs/peers.md); repeat it. Defaults tuned on MovieLens."
         ),
     ] = None,
     every: Annotated[int, typer.Option(min=1, help="Ask about every nth next install: all rank 100 items.")] = 1,

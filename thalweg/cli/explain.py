@@ -37,16 +37,24 @@ def explain(
 ) -> None:
     """Explain a page that a user would get now.
 
-    Without an item: each item's logit in parts, what retrieved it, and its strongest terms. With one: every weight of
-    the wide part that fired, by name, every column of the deep part, and the item's rank even if it isn't on the page.
-    A ranker must answer over HTTP: `thalweg run ranker --http 127.0.0.1:8080`, or `thalweg demo --keep`.
+    Without an item: each item's logit in parts (logit = bias + wide + deep, p = its sigmoid), what retrieved it, and
+    its strongest terms. With one: the 20 largest weights of the wide part that fired, by name, and columns of the deep
+    part with what knowing each adds, and the item's rank, or the rule that keeps it off. After `thalweg demo --world
+    movielens --keep`:
+
+    * `thalweg explain 259` - the page of user 259.
+    * `thalweg explain 259 127 --plot why.png` - item 127 in full, and as a picture.
+    * `thalweg explain 259 50 --rule '{"kind": "forbid", "items": ["50"]}'` - under a rule of one's own.
+
+    A ranker must answer over HTTP: `thalweg run ranker --http 127.0.0.1:8080`, or a demo. docs/explain.md says how to
+    read it.
     """
     import msgspec
 
     from thalweg.client.explanations import explain as ask
     from thalweg.views.explanation_plot import write_png
     from thalweg.views.explanation_tables import item_table, page_table
-    from thalweg.views.tables import print_table
+    from thalweg.views.tables import print_table, table_width
 
     if plot and not item:
         raise SettingsError("--plot draws one item: name it after the user")
@@ -57,7 +65,7 @@ def explain(
         found = ask(address, user, item, k=k, model=model, context=columns, rules=rule or (), token=token)
     except ValueError as bad:
         raise SettingsError(f"--http {address}: {bad}") from None
-    print_table(item_table(found) if item else page_table(found))
+    print_table(item_table(found) if item else page_table(found, table_width()))
     if plot:
         write_png(plot, found)
     write_json(json_file, msgspec.to_builtins(found))

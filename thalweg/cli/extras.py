@@ -1,12 +1,14 @@
 """Which extra of the package brings a module that isn't installed."""
 
+from contextlib import suppress
 from typing import Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from stream.runtime.errors import REFUSALS, SettingsError
-from stream.runtime.settings import refused_exit
+from stream.runtime.logs import is_json, log_to_stderr
+from stream.runtime.settings import log_settings, refused_exit
 from thalweg.cli.options import print_stderr
 
 PACKAGES: Final = ("thalweg", "producers", "stream", "learner", "ranker")
@@ -55,5 +57,14 @@ class Rooms(TyperGroup):
             refusal: Exception = missing_package(bad, ctx.invoked_subcommand)
         except REFUSALS as bad:
             refusal = bad
+        _log_as_set(ctx.invoked_subcommand)
         print_stderr(f"thalweg: {refusal}")
         raise typer.Exit(refused_exit())
+
+
+def _log_as_set(room: str) -> None:
+    """Log JSON if THALWEG_LOG says so: invalid settings are refused before any are known."""
+    settings = log_settings()
+    if settings.log == "json" and not is_json():
+        with suppress(ModuleNotFoundError):  # what is missing may be what logs
+            log_to_stderr(settings, room)

@@ -110,7 +110,7 @@ def warn_of_memory(room: str, settings: "Settings", spec: "Spec", needs: "Callab
     from stream.spec.bounds import check_bounds
 
     if warning := check_bounds(room, spec, needs, memory_bytes(settings)):
-        print_stderr(f"warning: {warning}")
+        warn(warning)
 
 
 def read_source_spec(source: str, path: Path | None) -> "Spec":
@@ -165,8 +165,16 @@ def write_output(path: Path | None, content: bytes, option: str) -> None:
         raise DataError(f"{path} can't be written: {bad.strerror}; name another file with {option}") from None
 
 
+def warn(line: str) -> None:
+    """What doesn't keep a service from running. Part of the log where that is JSON."""
+    if is_json():
+        logging.getLogger("thalweg").warning(line)
+    else:
+        print_stderr(f"warning: {line}")
+
+
 def print_stderr(line: str) -> None:
-    """Progress, warnings and failures: stdout is for the result. Part of the log where that is JSON."""
+    """Progress and failures: stdout is for the result. Part of the log where that is JSON."""
     if is_json():
         logging.getLogger("thalweg").error(line)
     else:

@@ -1,8 +1,9 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,9 +22,13 @@ from thalweg.cli.options import (
     read_settings,
     read_source_spec,
     read_spec,
+    warn,
     warn_of_memory,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from stream.runtime.settings import Settings
 
 services = typer.Typer()
 run_app = typer.Typer(cls=Rooms, no_args_is_help=True, help="Run a service until Ctrl-C: joiner, learner or ranker.")
@@ -180,6 +185,13 @@ def replay(
     write_json(json_file, played)
 
 
+def _logging(room: str) -> "Settings":
+    """The settings; logs as they say from now on, also what the imports that follow warn of."""
+    settings = read_settings()
+    log_to_stderr(settings, room)
+    return settings
+
+
 @run_app.command("joiner")
 def run_joiner(
     spec: SpecFile = None,
@@ -197,18 +209,18 @@ def run_joiner(
 
     To run several, give each its own THALWEG_WORKER.
     """
+    settings = _logging("joiner")
+
     from stream.joiner.label_rules import label_rules
     from stream.joiner.record_processor import JoinerOptions
     from stream.joiner.supervisor import run_joiner as run
     from thalweg.text.retention import REMEDY, retention_problem
 
-    settings = read_settings()
-    log_to_stderr(settings, "joiner")
     read = read_spec(spec)
     settings.need_kafka()
     rules = label_rules(read)
     if short := retention_problem(rules):
-        print_stderr(f"warning: {short}: {REMEDY}")  # an operator may have raised the topic's retention
+        warn(f"{short}: {REMEDY}")  # an operator may have raised the topic's retention
     options = JoinerOptions(
         accept_gap=accept_gap,
         accept_rules=accept_rules,
@@ -226,17 +238,19 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     One learner per model: a second one takes over and the first exits.
     """
+    if not find_spec("torch"):  # only a new model imports it, perhaps after hours
+        raise ModuleNotFoundError(name="torch")
+    settings = _logging("learner")
+
     from learner.memory import learner_needs
     from learner.service import run_learner as run
     from stream.snapshots.redis_memory import redis_memory, redis_problem
 
-    settings = read_settings()
-    log_to_stderr(settings, "learner")
     read = read_spec(spec)
     warn_of_memory("learner", settings, read, partial(learner_needs, settings=settings))
     memory = redis_memory(settings)
     if memory and (problem := redis_problem(memory, read)):
-        print_stderr(f"warning: Redis's {problem}")
+        warn(f"Redis's {problem}")
     run(settings, read, accept_gap=accept_gap)
 
 
@@ -265,11 +279,11 @@ def run_ranker(
     A live version is the pinned one, else the newest. The first model answers requests that name none. To run several
     rankers, give each its own THALWEG_WORKER: those of a model share its requests.
     """
+    settings = _logging("ranker")
+
     from ranker.memory import ranker_needs
     from ranker.serving.process import run_ranker as run
 
-    settings = read_settings()
-    log_to_stderr(settings, "ranker")
     if spec:
         warn_of_memory("ranker", settings, read_spec(spec), ranker_needs)
     models = model_names(settings, spec, model or [])

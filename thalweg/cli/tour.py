@@ -135,6 +135,10 @@ def rank(
         list[str] | None,
         typer.Option(help="A column of the request's context, such as device=phone; repeat it. Models expect theirs."),
     ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(help="An item that the user has, instead of those that are known; repeat it, the newest last."),
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(help="A rule of the spec that waits to be named, or a rule as a JSON object; repeat it."),
@@ -155,8 +159,10 @@ def rank(
     from thalweg.views.tables import print_table, reply_table
 
     with kafka_caller(inspect_settings()) as caller:
-        rules = [*map(rule_of, rule or ())]
-        answer = caller.rank(user, k=k, candidates=candidates, context=context_of(context or ()), rules=rules)
+        answer = caller.rank(
+            user, k=k, candidates=candidates, context=context_of(context or ()), rules=[*map(rule_of, rule or ())],
+            history=history,
+        )  # fmt: skip
         print_table(reply_table(answer.reply, caller.titles()))
         if show and not caller.record_impression(answer.reply):
             print("not written as seen: no model ranked it, so there's nothing to learn from it")

@@ -21,7 +21,8 @@ from thalweg.views.feature_names import read_entities
 
 ANSWER_S: Final = 10.0
 LEARNED_S: Final = 20.0
-FIGURES: Final = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes", "removed")
+FIGURES: Final = ("user", "items", "scores", "version", "staleness_ms", "scored", "notes", "removed",
+                  "sources", "source_ranks")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ class Caller:
         candidates: Sequence[str] | None = None,
         context: Mapping[str, str | float] | None = None,
         rules: Sequence[str | dict[str, Any]] = (),
+        history: Sequence[str] | None = None,
     ) -> Answer:
         """One answer. Raises LogError when no ranker answers, DataError when a ranker replies with an error.
 
         `context`: what pages of this model come with. Without it a model that has always seen some may rank badly.
-        `rules`: see RankRequest.
+        `rules`, `history`: see RankRequest.
         """
         request_id = uuid4().hex
         request = RankRequest(
             request_id, user, k, context=dict(context or {}),
             candidates=None if candidates is None else list(candidates), deadline_ms=int(ANSWER_S * 1000),
-            reply_to=ReplyTo(REPLIES.name, 0), rules=list(rules),
+            reply_to=ReplyTo(REPLIES.name, 0), rules=list(rules), history=None if history is None else [*history],
         )  # fmt: skip
         sent_s = time.monotonic()
         self._send(REQUESTS.name, request_id, [request])

@@ -203,7 +203,7 @@ class DemoMonitor:
             self.last_learned_s = time.monotonic()
         self.examples = examples
         self.organic_learned = int(learner["thalweg_learner_organic_installs_total"])
-        self.learner_lag_s = learner["thalweg_learner_lag_seconds"]
+        self.learner_lag_s = learner.get("thalweg_learner_lag_seconds", 0.0)  # a learner that starts doesn't say
         if self.learned_all and not self.version_wanted:
             self.version_wanted = int(learner["thalweg_learner_published_version"])
         for figure, metric in (("auc_arrival", "auc"), ("log_loss", "log_loss"), ("base_rate", "base_rate")):

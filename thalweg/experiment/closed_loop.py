@@ -84,9 +84,9 @@ class ClosedLoop:
             self._predictors[ENSEMBLE] = Ensemble([self.served[name] for name in members])
         clock = Clock(self.clock.now_s, _never, self.clock.wall_ms)
         producer = BatchingProducer(self.log, clock, 0.0, notify=print, stop=lambda: False)
-        arms = [self._arm(name) for name in self.arms]
+        arms, self.histories = [self._arm(name) for name in self.arms], Histories()
         self.front = Storefront(
-            self.log, self.world, arms, self.assign, self.spec, producer, Histories(), whole_every=RANKED_BY_ALL
+            self.log, self.world, arms, self.assign, self.spec, producer, self.histories, whole_every=RANKED_BY_ALL
         )
         self.joiner = MemoryJoiner(self.log, label_rules(self.spec))
         self.scores = TrafficScores(self._predictors.keys())

@@ -14,6 +14,8 @@ from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
+from ranker.retrieval.candidates import retrieve
+from ranker.retrieval.pools import Query
 from ranker.serving import served_model as serving
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
@@ -26,6 +28,7 @@ from stream.features.serve_as import as_served
 from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
+from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
 
@@ -52,6 +55,7 @@ class ServedModel:
         self._learning = RetrainSchedule(Model(spec.without_holdout(), seed))
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
+        self._cache, self._swept = cache, -1
         self._examples, self._reader = examples, examples.reader(EXAMPLES.name, {0: 0})
         self._now_ms = now_ms
         self._store = MemoryStore(spec.name, lambda: 1_000 * now_ms())
@@ -103,6 +107,22 @@ class ServedModel:
             return np.full(int(words[1]), 0.5, np.float32)
         page = as_served(self.model.layout, words.copy())  # kernels are compiled for writable arrays
         return self._scorer.score(served.version, page)[0]
+
+    def retrieved(self, request_id: str, history: Sequence[str]) -> list[str]:
+        """Candidates of a request that names none, whose user installed these items, newest last. All items are swept
+        once a version, and those that came later are new.
+        """
+        served = self._watcher.served
+        if self._swept != self._version:
+            self._watcher.items_loaded()
+            self._swept = self._version
+        settings = served.version.plan.spec.retrieval if served else Retrieval()
+        learned = served.version.learned_items if served else None
+        query = Query(
+            request_id, history, settings, self._watcher.pool_builder.pools, self._cache.columns,
+            served.catalogue if served else None, learned.view if learned else None,
+        )  # fmt: skip
+        return retrieve(query, {*history}, self._cache.is_deleted).names
 
     def publish(self) -> None:
         """Publish what was learned since the last version and serve it, unless the gate rejects it."""

@@ -7,6 +7,7 @@ from stream.runtime.errors import DataError
 from stream.spec.built_in_columns import NEWEST
 from stream.spec.columns import NUMBERS
 from stream.spec.parts import DELAYS_MAX
+from stream.spec.retrieval import Retrieval
 from stream.spec.spec import SLICE_BYTES_MAX
 from thalweg.onboarding.column_roles import MEDIUM, SMALL, ColumnRoles
 from thalweg.onboarding.findings import FEW_LABELS, counted, share
@@ -22,6 +23,7 @@ GATE_LOW, GATE_HIGH = 0.3, 3.0  # bounds of calibration where labels lag behind 
 LATENESS_MS: Final = 600_000  # files with later events should rather be sorted
 HISTORY_SIZES: Final = (5, 10, 20, 50, 100)
 FEATURES: Final = 10  # categories of the wide part, besides ids
+CANDIDATES: Final = Retrieval().count
 Line = tuple[str, str]  # a line of TOML, and its reason or nothing
 
 
@@ -39,7 +41,7 @@ class SpecDraft:
     def text(self) -> str:
         """The whole spec as TOML."""
         parts = [self._head(), self._user(), self._item(), self._context(), self._statistics(), self._wide(),
-                 self._deep(), self._label(), self._publish(), self._slices()]  # fmt: skip
+                 self._deep(), self._retrieval(), self._label(), self._publish(), self._slices()]  # fmt: skip
         return "\n".join("".join(commented(*line) for line in lines) for lines in map(list, parts) if lines)
 
     def _head(self) -> Iterator[Line]:
@@ -180,6 +182,21 @@ class SpecDraft:
         if self.survey.shown < FEW_SHOWN:
             items = counted(self.survey.shown, "item")
             yield "min_count = 2", f"only {items} shown: ids get a row early (the default is 10)"
+
+    def _retrieval(self) -> Iterator[Line]:
+        survey, kind = self.survey, self.roles.item_kind()
+        items = max(survey.items_shown, survey.item.entities)
+        if items <= CANDIDATES:
+            return
+        yield "[retrieval]", f"{CANDIDATES} candidates of {items:,} items; quotas, the rest is popular"
+        if self.roles.history:
+            yield "together = 40", "what those install who have the user's last items"
+            yield "neighbours = 20", "items whose vectors are near those of the user's last ones"
+        if self.roles.history and kind:
+            yield "same = 5", "items that share a value of these columns with the user's last ones"
+            yield f"same_by = [{toml_text(kind.name)}]", f"{kind.values:,} values"
+        yield "trending = 5", "more installs in the last day of event time than usual"
+        yield "new = 5", "less than 100 impressions: what is never shown is never learned"
 
     def _label(self) -> Iterator[Line]:
         delays = self.survey.delays

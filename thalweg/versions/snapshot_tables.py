@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from stream.snapshots.manifest import Manifest
@@ -38,7 +39,7 @@ def origin_table(one: Manifest) -> Table:
         "deep part as of version": str(one.deep_version or "-"),
     }  # fmt: skip
     for name, value in [*facts.items(), *((name, format_figure(value)) for name, value in metrics_of(one).items())]:
-        table.add_row(name, value)
+        table.add_row(escape(name), value)
     return table
 
 
@@ -61,9 +62,8 @@ def metrics_table(old: Manifest, new: Manifest) -> Table:
     before, after = metrics_of(old), metrics_of(new)
     for name in after:
         if name in before:
-            table.add_row(
-                name, format_figure(before[name]), format_figure(after[name]), f"{after[name] - before[name]:+.4f}"
-            )
+            was, now = format_figure(before[name]), format_figure(after[name])
+            table.add_row(escape(name), was, now, f"{after[name] - before[name]:+.4f}")
     return table
 
 
@@ -97,5 +97,6 @@ def weights_table(top: Sequence[tuple[int, float, float, float]], names: dict[in
     """The wide weights that changed most, by name where one is known."""
     table = Table("weight of", "before", "after", "change", title="wide weights that moved most", title_justify="left")
     for key, _, before, after in top:
-        table.add_row(names.get(key, f"{key:016x}"), f"{before:+.4f}", f"{after:+.4f}", f"{after - before:+.4f}")
+        name = escape(names.get(key, f"{key:016x}"))
+        table.add_row(name, f"{before:+.4f}", f"{after:+.4f}", f"{after - before:+.4f}")
     return table

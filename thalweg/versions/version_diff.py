@@ -10,6 +10,7 @@ import xxhash
 from stream.snapshots.item_names import ITEMS_PART, unpack_names
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.payload import Array
+from stream.snapshots.retrieval_rows import RETRIEVAL_PART
 from stream.snapshots.store import SnapshotStore, fetch
 from stream.tables.dtypes import F64, U64
 
@@ -71,6 +72,8 @@ def _rows_of(part: str, payload: Mapping[str, Array]) -> Rows:
     elif part == "wide":
         keys, weights = payload["keys"].view(np.uint64), payload["weights"].astype(np.float64)[:, None]
         vectors = np.where(weights == 0, np.nan, weights)
+    elif part == RETRIEVAL_PART:  # lists and vectors are as long as the spec says, which may change between versions
+        keys, vectors = payload["keys"].view(np.uint64), payload["installs"].astype(np.float64)[:, None]
     else:
         keys, vectors = payload["keys"].view(np.uint64), payload["vectors"].astype(np.float64)
     dead = payload.get("dead", np.zeros(0, np.uint64)).view(np.uint64)

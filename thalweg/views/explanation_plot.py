@@ -43,10 +43,14 @@ def write_png(path: Path, found: Explanation) -> None:
     axes.set_xlabel("logit")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=8)
-    figure.suptitle(f"{title_of(found)}; version {found.version}", fontsize=10)
+    figure.suptitle(_no_formula(f"{title_of(found)}; version {found.version}"), fontsize=10)
     save_figure(figure, path)
 
 
 def _label(term: Term) -> str:
-    name = term.name.replace("$", r"\$")  # no formula
-    return name if len(name) <= LABEL_MAX else f"{name[: LABEL_MAX - 1]}…"
+    name = term.name
+    return _no_formula(name if len(name) <= LABEL_MAX else f"{name[: LABEL_MAX - 1]}…")
+
+
+def _no_formula(text: str) -> str:
+    return text.replace("$", r"\$")

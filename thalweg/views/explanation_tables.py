@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from rich.bar import Bar
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,8 @@ COLOURS: Final = {WIDE: "cyan", DEEP: "magenta", BIAS: "white", REST: "bright_bl
 ORDER: Final = (RULE, RETRIEVAL)  # parts that are added to the logit for the order
 BAR_WIDTH: Final = 40
 STRONGEST: Final = 3  # terms of an item of a page
+PARTS: Final = ("= bias", "+ wide", "+ deep")
+PARTS_WIDTH: Final = 120
 
 
 class Term(NamedTuple):
@@ -44,13 +47,17 @@ def terms_of(one: ItemExplanation) -> Iterator[Term]:
         yield Term(RULE, f"{rule}: the order is by the logit and this", boost)
 
 
-def page_table(found: Explanation) -> Table:
-    """Each item of a page: its logit in parts, where it came from, its strongest terms."""
-    table = Table("", "item", "title", "p", "logit", "= bias", "+ wide", "+ deep", "retrieved by", "strongest terms",
-                  title=f"why user {found.user} gets this page", caption=origin(found), title_justify="left",
-                  caption_justify="left")  # fmt: skip
+def page_table(found: Explanation, width: int = PARTS_WIDTH) -> Table:
+    """Each item of a page: its logit in parts, where it came from, its strongest terms. A terminal of less `width` than
+    PARTS_WIDTH has no room for the parts: an item's own explanation has them.
+    """
+    heads = PARTS if width >= PARTS_WIDTH else ()
+    table = Table("", "item", "title", "p", "logit", *heads, "retrieved by", "strongest terms",
+                  title=escape(f"why user {found.user} gets this page"), caption=escape(origin(found)),
+                  title_justify="left", caption_justify="left")  # fmt: skip
+    table.columns[-1].overflow = "fold"
     for one in found.items:
-        parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)]
+        parts = [f"{part:+.2f}" for part in (one.logit, one.bias, one.wide, one.deep)][: 1 + len(heads)]
         terms = [term for term in terms_of(one) if term.part in (WIDE, DEEP, RULE)]
         by = (
             f"{source_of(one)} {one.retrieval:+.2f}"
@@ -59,14 +66,16 @@ def page_table(found: Explanation) -> Table:
         )
         strongest = sorted(terms, key=lambda term: -abs(term.value))[:STRONGEST]
         named = ", ".join(f"{term.name} {term.value:+.2f}" for term in strongest)
-        table.add_row(str(one.rank), one.item, one.title, f"{one.score:.3f}", *parts, by, named)
+        table.add_row(
+            str(one.rank), escape(one.item), escape(one.title), f"{one.score:.3f}", *parts, escape(by), escape(named)
+        )
     return table
 
 
 def item_table(found: Explanation) -> Table:
     """One item: every term with its bar. `found` has this item alone."""
     (one,) = found.items
-    table = Table("part", "value", "logit", "", title=title_of(found), caption=origin(found),
+    table = Table("part", "value", "logit", "", title=escape(title_of(found)), caption=escape(origin(found)),
                   title_justify="left", caption_justify="left")  # fmt: skip
     terms = list(terms_of(one))
     largest = max(abs(term.value) for term in terms if term.part not in ORDER) or 1.0
@@ -103,7 +112,7 @@ def place_of(one: ItemExplanation, found: Explanation) -> str:
     if not one.rank and one.removed_by:
         return f"no candidate for this page, by the rule {', '.join(one.removed_by)}"
     if not one.rank:
-        return "no candidate for this page: nothing retrieves it, the user has it, or a rule keeps it off"
+        return "no candidate for this page: nothing retrieves it, or a rule keeps it off"
     place = f"{one.rank} of {found.scored} candidates"
     source = f", retrieved by {source_of(one)}" if one.source else ""
     return place + source + ("" if one.on_page else "; not on the page")

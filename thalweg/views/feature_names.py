@@ -6,6 +6,7 @@ named in the topic `feature.names`.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import prod
 from typing import Any, Final, TypeVar
 
@@ -31,13 +32,17 @@ E = TypeVar("E", Item, User, FeatureName)
 
 
 def read_entities(log: Log, topic: str, kind: type[E]) -> Iterator[E]:
-    """All entities of a compacted topic, in log order; tombstones and what can't be decoded are left out."""
+    """All entities of a compacted topic, without those that a tombstone deletes; what can't be decoded is left out."""
     ends = log.ends(topic)
+    values: dict[bytes | None, list[bytes]] = {}  # by key
     for record in read_range(log, topic, dict.fromkeys(ends, START), ends):
         if record.value is None:
-            continue
+            values.pop(record.key, None)
+        else:
+            values.setdefault(record.key, []).append(record.value)
+    for value in chain.from_iterable(values.values()):
         try:
-            yield decode_entity(record.value, kind)
+            yield decode_entity(value, kind)
         except BadEvent:
             continue
 

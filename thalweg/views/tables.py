@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stream.events.types import RankReply
 from thalweg.stack.server import ServerStatus
 
+UNLIMITED: Final = 200  # columns, where no terminal limits them
 NOTES = {
     "no_model": "there's no model yet: ordered by the items' static popularity",
     "no_history": "ranked without the user's history (Redis is slow, down, or was emptied)",
@@ -22,7 +25,13 @@ NOTES = {
 def print_table(table: Table, console: Console | None = None) -> None:
     """Print a table, 200 columns wide where no terminal limits it."""
     console = console or Console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    (console if console.is_terminal else Console(width=UNLIMITED)).print(table)
+
+
+def table_width() -> int:
+    """How wide a table may be that is printed now."""
+    console = Console()
+    return console.width if console.is_terminal else UNLIMITED
 
 
 def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
@@ -37,19 +46,19 @@ def reply_table(reply: RankReply, titles: Mapping[str, str]) -> Table:
     added = [f"{term:+.2f}" for term in reply.retrieval_terms]
     heads = ["", "item", "title", "p", *(["retrieved as"] if found else []), *(["to its logit"] if added else [])]
     heads += ["propensity"] if reply.propensities else []
-    table = Table(*heads, title=f"for user {reply.user}", caption=caption, title_justify="left",
+    table = Table(*heads, title=escape(f"for user {reply.user}"), caption=escape(caption), title_justify="left",
                   caption_justify="left", min_width=min(100, len(caption)))  # fmt: skip
     for rank, (item, score) in enumerate(zip(reply.items, reply.scores, strict=True), 1):
         drawn = [f"{share:.3f}" for share in reply.propensities[rank - 1 : rank]]
         came_by = [*found[rank - 1 : rank], *added[rank - 1 : rank]]
-        table.add_row(str(rank), item, titles.get(item, ""), f"{score:.3f}", *came_by, *drawn)
+        table.add_row(str(rank), escape(item), escape(titles.get(item, "")), f"{score:.3f}", *came_by, *drawn)
     return table
 
 
 def moves_table(before: RankReply, after: RankReply, installed: str, titles: Mapping[str, str]) -> Table:
     """A user's page before and after an install, side by side, with each item's move."""
     heads = ("", f"before (version {before.version})", "p", f"after (version {after.version})", "p", "moved")
-    title = f"user {before.user} installs {titles.get(installed, installed)}"
+    title = escape(f"user {before.user} installs {titles.get(installed, installed)}")
     table = Table(*heads, title=title, title_justify="left")
     ranks = {item: rank for rank, item in enumerate(before.items, 1)}
     for rank in range(1, max(len(before.items), len(after.items)) + 1):
@@ -64,7 +73,7 @@ def moves_table(before: RankReply, after: RankReply, installed: str, titles: Map
 
 
 def _title_cell(item: str, titles: Mapping[str, str], installed: str) -> str:
-    title = titles.get(item) or item
+    title = escape(titles.get(item) or item)
     return f"[bold green]{title}  ← installed[/]" if item == installed else title
 
 

@@ -1,6 +1,7 @@
 """The world: its rates are the declared ones, its draws are common, and its truth is what decides."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from stream.events.checks import check_source
 from stream.events.codec import encode_record
 from stream.events.types import Impression, Install, Item, User
 from stream.runtime.errors import DataError
+from stream.spec.spec_file import load_spec
 from stream.tables.dtypes import F64, Bools
 from tests.support.store_worlds import DAY, SMALL, Played, at_random, by_popularity, by_truth, changed, play
 
@@ -229,6 +231,16 @@ def test_entities_have_readable_attributes() -> None:
         tags = one.attributes["tags"]
         assert isinstance(tags, list)
         assert 1 <= len(tags) == len(set(tags)) <= 4
+
+
+def test_numbers_of_the_spec_are_numbers() -> None:
+    """What `specs/store.toml` declares as a number of items and users is sent as one: a text would count as missing."""
+    columns = load_spec(Path("specs/store.toml")).columns()
+    numbers = {name for name, column in columns.items() if column.type == "number"}
+    for entity in StoreWorld(SMALL, seed=1).entities():
+        origin = "item" if isinstance(entity, Item) else "user"
+        for name, value in entity.attributes.items():
+            assert (f"{origin}.{name}" in numbers) == isinstance(value, float), name
 
 
 def test_past_installs_come_before_the_start_and_explain_popularity() -> None:

@@ -107,9 +107,9 @@ def test_an_item_behind_the_page_has_its_rank() -> None:
 
 
 def test_an_item_that_is_no_candidate_has_rank_0() -> None:
-    """What the user has isn't retrieved; it's explained all the same."""
+    """What the user has isn't retrieved; it's explained all the same, and names the rule."""
     (one,) = Whole().explain("i3").items
-    assert (one.rank, one.on_page, one.source) == (0, False, "")
+    assert (one.rank, one.on_page, one.source, one.removed_by) == (0, False, "", ["installed"])
     check_sums(one)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -91,7 +92,24 @@ def test_a_user_is_erased_by_an_admin_only(tmp_path: Path) -> None:
         assert {event.user for event in found if isinstance(event, Erase)} == {"ann/b", "bob"}
         tombstones = {record.key: record.value for record in ranker.log.records("users")}
         assert tombstones == {b"ann/b": None, b"bob": None}
-        assert ranker.client.delete("/v1/users/" + "x" * 300, headers=bearer(OTHER)).status_code == 400
+        refused = ["x" * 300, "%FF", "ann?b", ""]
+        codes = [ranker.client.delete(f"/v1/users/{one}", headers=bearer(OTHER)).status_code for one in refused]
+        assert codes == [400, 400, 400, 404]
+        assert len(ranker.dropped) == 1
+
+
+def test_an_id_in_a_path_is_taken_to_the_byte(tmp_path: Path) -> None:
+    """With slashes at its ends, and whatever else: another user than the one who is named is never erased."""
+    file = write(tmp_path / "tokens.toml", ops=(ONE, ["admin", "catalogue"]))
+    ids = ["ann/", "/ann", "a//b", "a?b", "a%2Fb", " ", "x" * 256, "\N{GRINNING FACE}"]
+    with http_ranker(file) as ranker:
+        for one in ids:
+            answer = ranker.client.delete(f"/v1/users/{quote(one, safe='')}", headers=bearer(ONE))
+            assert answer.json()["user"] == one
+        assert ranker.dropped == ids
+        item = ranker.client.get("/v1/items/with%2Fslash%2F", headers=bearer(ONE))
+        assert item.json()["item"] == "with/slash/"
+        assert ranker.client.delete("//v1/users/ann", headers=bearer(ONE)).status_code == 404
 
 
 def test_nobody_is_erased_where_the_ledger_is_missing(tmp_path: Path) -> None:

@@ -90,6 +90,26 @@ def test_a_pinned_item_is_scored_before_the_deadline() -> None:
     assert "new" not in ruled.answer(rules=pins).items
 
 
+def test_what_rules_removed_is_counted_once() -> None:
+    """A pinned item that the user has is one of the two, not a third."""
+    assert Ruled().answer(rules=[{"kind": "pin", "item": "i1", "position": 1}]).removed["installed"] == 2
+
+
+def test_a_pinned_item_has_a_source_though_nothing_is_retrieved() -> None:
+    """Of a user who has all else."""
+    ruled = Ruled()
+    ruled.cache.put("new", Item("new"))
+    reply = ruled.answer(history=[*ruled.tags], rules=[{"kind": "pin", "item": "new", "position": 1}])
+    assert (reply.items, reply.sources, reply.source_ranks) == (["new"], ["pinned"], [1])
+
+
+@pytest.mark.parametrize("odd", [{None: ["a"]}, {"user.id": msgspec.msgpack.Ext(1, b"")}])
+def test_rules_in_messagepack_that_json_can_t_have_are_invalid(odd: Any) -> None:
+    """The caller's mistake, not the ranker's."""
+    with pytest.raises(BadEvent, match="rules: they have a value that no rule can have"):
+        Ruled().answer(rules=[{"kind": "forbid", "items": ["i1"], "where": odd}])
+
+
 def test_an_item_that_changes_is_judged_by_its_new_attributes() -> None:
     """Rules read what the topic `items` says now; an item without a description has no attributes."""
     ruled = Ruled()

@@ -121,11 +121,14 @@ def test_nothing_to_go_by(world: World, history: Sequence[str]) -> None:
 
 
 def test_an_unknown_user_with_a_history_gets_a_personal_page(world: World) -> None:
-    """The history that a request brings retrieves at once; the reply names sources, ranks and the vectors' version."""
+    """The history in a request retrieves and ranks at once; the reply names sources and the vectors' version."""
     reply, other = (world.answer(k=5, history=history, attributes={}) for history in (["i3", "i6"], ["i9", "i1"]))
     assert {*reply.sources} <= {*FUSED, "popular"}
-    assert "together" in reply.sources
+    assert {*FUSED} <= {*world.answer(k=14, history=["i3", "i6"], attributes={}).sources}
     assert reply.items != other.items
+    for page, history in ((reply, ["i3", "i6"]), (other, ["i9", "i1"])):
+        words = np.frombuffer(page.features, np.uint64)
+        assert np.isin(ids_of(history), words).all(), "the model reads the history, too"
     assert reply.retrieval_version in (0, 1)
     assert world.answer(k=14, history=["i3", "i6"], attributes={}).retrieval_version == 1
     assert world.answer(k=5, candidates=["i3"], attributes={}).retrieval_version == 0

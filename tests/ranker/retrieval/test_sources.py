@@ -103,6 +103,14 @@ def test_an_item_is_new_at_once() -> None:
     assert [*new(replace(one, pools=builder.rebuild(None, cache.columns)))] == []
 
 
+def test_an_item_that_comes_again_is_new_once() -> None:
+    """Removed and described again: its rank, and that of those behind it, counts items."""
+    cache = EntityCache()
+    for name, item in (("a", Item("a")), ("b", Item("b")), ("a", None), ("a", Item("a"))):
+        cache.put(name, item)
+    assert [*new(replace(query(), columns=cache.columns))] == ["a", "b"]
+
+
 class World:
     """A version of a toy model whose spec retrieves like this, its 30 items, and what a sweep found in them."""
 

@@ -1,5 +1,6 @@
 """Each kind of rule; docs/rules.md has the same definitions with examples."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -270,3 +271,16 @@ def ordered(
     places = page.rules.places(candidates, np.array(scores), k)
     order = places.fill() if at_once else choose(np.array(scores), k, places).order
     return order, places.kept_off()
+
+
+def test_a_long_page_under_many_rules_is_ordered_at_once() -> None:
+    """The work grows with what items have, not with its product with windows and with what other items have."""
+    rng = np.random.default_rng(0)
+    shop = RuledShop("", {f"i{n}": {"tags": [f"t{t}" for t in rng.integers(0, 3_000, 40)]} for n in range(700)}, 700)
+    few: Any = {f"i{n}": {"tags": [f"t{t}" for t in rng.integers(0, 3_000, 6)]} for n in range(700)}
+    caps = [{"kind": "cap", "of": "item.tags", "count": 2, "within": 60 + n} for n in range(32)]
+    likeness = {"kind": "diversity", "by": ["item.tags", "item.tags"], "strength": 0.5}
+    begun_s = time.monotonic()
+    assert len(shop.page(k=700, rules=[likeness]).items) == 700
+    assert len(RuledShop("", few, 700).page(k=700, rules=caps).items) > 300
+    assert time.monotonic() - begun_s < 10

@@ -49,3 +49,21 @@ def test_names_are_written_once_and_wait_for_the_log() -> None:
         assert logs or device == "car"
     writer.write()
     assert texts(log) == ["phone", "tv", "car"]
+
+
+def test_the_name_of_an_erased_user_is_not_written() -> None:
+    """Neither one that waits nor one that couldn't be written; it is noted anew when the user comes back."""
+    log = MemoryLog({NAMES.name: 1}, lambda: 7)
+    logs: list[Log] = [MemoryLog({}, lambda: 7), log, log]
+    values = NewValues(lambda: 0)
+    writer = NameWriter(values, lambda: logs.pop(0))
+    values.note(LAYOUT, {"device": "u"}, user="u")
+    writer.write()
+    values.note(LAYOUT, {}, user="v")
+    values.forget("u")
+    values.forget("v")
+    writer.write()
+    assert texts(log) == ["u"], "the device"
+    values.note(LAYOUT, {}, user="u")
+    writer.write()
+    assert texts(log) == ["u", "u"]

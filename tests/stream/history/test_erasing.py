@@ -69,9 +69,12 @@ def test_who_installed_the_item_again_keeps_it(log: MemoryLog) -> None:
 
 
 def test_the_ledger_has_the_latest_time_of_each_user(log: MemoryLog) -> None:
-    """Its records are those of the joiner; invalid ones are passed over, an older stack has none."""
-    for user, time_ms in (("u", 5), ("v", 7), ("u", 3)):
-        log.send(*ledger_record(Erase(user, time_ms)))
+    """Its records are those of the joiner, none of which replaces another time's; invalid ones are passed over, an
+    older stack has none."""
+    written = [ledger_record(Erase(user, time_ms)) for user, time_ms in (("u", 5), ("v", 7), ("u", 3))]
+    assert len({one.key for one in written}) == 3
+    for one in written:
+        log.send(*one)
     log.send(ERASED.name, 0, b"\xc1", b"k")
     assert read_erased(log) == {"u": 5, "v": 7}
     assert read_erased(MemoryLog({HISTORIES.name: 1}, lambda: 1)) == {}
@@ -105,7 +108,9 @@ def test_an_id_that_requests_named_becomes_a_tombstone() -> None:
         values.note(layout, {"device": "u"}, {"plan": "u"}, user)
     for key, value in values.take():
         log.send(NAMES.name, 0, value, key)
-    now[0] = 9
+    now[0] = 6  # a ranker had noted it before, and writes it now
+    log.send(NAMES.name, 0, encode(FeatureName(USER_ID, "u")), name_key(USER_ID, "u"))
+    now[0] = 20_000
     log.send(NAMES.name, 0, encode(FeatureName(USER_ID, "back")), name_key(USER_ID, "back"))
     for written in (1, 0):
         assert erase_names_and_dead_letters(log, {"u": 5, "back": 5}) == written

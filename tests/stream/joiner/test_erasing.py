@@ -7,6 +7,7 @@ import pytest
 
 from stream.events.codec import decode_entity, decode_training, encode_record
 from stream.events.topics import ERASED, EXAMPLES
+from stream.events.topics import ORGANIC as ORGANIC_TOPIC
 from stream.events.types import Erase, Examples, SourceEvent, Tick
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.metrics import Tally
@@ -41,6 +42,28 @@ def test_a_pending_install_of_an_erased_user_is_neither_organic_nor_claimed() ->
     said = joiner.feed([FAR], 2, NOW)
     assert rows(said) == [("r", 0, 0, 1), ("r", 1, 0, 1)], "the page came later: as one of a new user"
     assert [one.user for one in joiner.organic] == ["v"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_was_emitted_just_before_an_erasure_is_whole(policy: Policy) -> None:
+    """Labels, history and organic installs of the same record, or of records that are joined together with it."""
+    delays_ms = (5, 9) if policy == "delayed_negative" else ()
+    rules = replace(ORGANIC, policy=policy, delays_ms=delays_ms)
+    before: list[SourceEvent] = [page("r", 100), install("i", 101, request_id="r"), install("j", 101, "z")]
+    events: list[SourceEvent] = [*before, page("s", 102, user="v"), Erase("u", 103), install("k", 104), Erase("u", 105)]
+    partitions = {EXAMPLES.name: 1, ORGANIC_TOPIC.name: 1, ERASED.name: 1, "events": 1, "histories": 1}
+    found = []
+    for cut in (1, len(events)):
+        records = [Record("events", 0, k, NOW, None, encode_record([event])) for k, event in enumerate(events)]
+        processor = RecordProcessor(JoinerOptions(), partitions, None, Tally())
+        state = PartitionState(Joiner(rules), 0, 0, PoisonDetector(60.0))
+        parts = [records[first : first + cut] for first in range(0, len(records), cut)]
+        written = [out for part in parts for out in written_by(processor, state, part, partitions)]
+        found.append(sorted(written, key=lambda out: out.topic))  # stable: each topic's order stays
+    assert found[0] == found[1]
+    one_by_one = Joiner(rules)
+    wanted = [row for k, event in enumerate(events) for row in rows(one_by_one.feed([event], k, NOW))]
+    assert sorted(rows(Joiner(rules).feed(events, 0, NOW))) == sorted(wanted)
 
 
 def test_who_comes_back_is_new() -> None:
@@ -120,4 +143,4 @@ def test_an_erasure_goes_on_to_the_learner_and_into_the_ledger() -> None:
             learned = [decode_training(out.value or b"")[0][0] for out in written if out.topic == EXAMPLES.name]
             assert [type(one) for one in learned] == [Examples, Erase, Examples]
             (ledger,) = [out for out in written if out.topic == ERASED.name]
-            assert (ledger.key, decode_entity(ledger.value or b"", Erase)) == (b"u", Erase("u", 101))
+            assert (ledger.key, decode_entity(ledger.value or b"", Erase)) == (b"u\x00101", Erase("u", 101))

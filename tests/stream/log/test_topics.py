@@ -56,10 +56,17 @@ def test_a_compacted_topic_never_expires_unless_it_is_for_what_is_in_use() -> No
         assert config["cleanup.policy"].endswith("delete") == (not topic.compacted or topic is NAMES)
 
 
-def test_tombstones_of_items_outlive_what_learners_remember() -> None:
-    """An item that was taken back is known as that for longer than its name is, which a learner saw on pages."""
-    assert int(ITEMS.config()["delete.retention.ms"]) > 4 * 7 * 24 * HOUR_MS
-    assert "delete.retention.ms" not in USERS.config()
+def test_tombstones_outlive_those_who_must_read_them() -> None:
+    """Of an item the learner's memory of its name; of a user a stop of all joiners, which have a copy in Redis."""
+    for topic in (ITEMS, USERS):
+        assert int(topic.config()["delete.retention.ms"]) > 4 * 7 * 24 * HOUR_MS
+    assert "delete.retention.ms" not in NAMES.config()
+
+
+def test_what_was_replaced_does_not_stay_for_ever() -> None:
+    """A compacted topic with little traffic is compacted, too: what an erased user's tombstones replace goes."""
+    for topic in TOPICS:
+        assert topic.config().get("max.compaction.lag.ms") == (str(7 * 24 * HOUR_MS) if topic.compacted else None)
 
 
 def test_a_dead_letter_fits() -> None:

@@ -100,14 +100,45 @@ def test_what_python_writes_is_json_too(code: str, events: list[str] | None) -> 
     assert events is None or [one["event"] for one in found] == events
 
 
-def test_a_command_that_fails_says_so_in_json() -> None:
-    """From the moment at which it knows its settings."""
+@pytest.mark.parametrize(
+    ("setting", "why"), [({}, "missing.toml"), ({"THALWEG_MEMORY_MB": "much"}, "THALWEG_MEMORY_MB")]
+)
+def test_a_command_that_fails_says_so_in_json(setting: dict[str, str], why: str) -> None:
+    """Also when its settings are what is wrong."""
     command = [sys.executable, "-m", "thalweg.cli.main", "run", "learner", "--spec", "missing.toml"]
-    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"THALWEG_LOG": "json"})
+    env = os.environ | {"THALWEG_LOG": "json", "THALWEG_WORKER": "7"} | setting
+    ran = subprocess.run(command, capture_output=True, text=True, env=env)
     (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
-    said = line["room"], line["logger"], line["level"]
-    assert (ran.returncode, *said) == (REFUSED_EXIT, "learner", "thalweg", "error")
-    assert "missing.toml" in line["event"]
+    assert list(line) == FIRST
+    said = line["room"], line["worker"], line["logger"], line["level"]
+    assert (ran.returncode, *said) == (REFUSED_EXIT, "learner", "7", "thalweg", "error")
+    assert why in line["event"]
+
+
+def test_what_a_room_warns_of_is_a_warning(tmp_path: Path) -> None:
+    """What its imports warn of, too: the log is set up before them."""
+    (tmp_path / "kafka.py").write_text("import warnings\nwarnings.warn('an old client')\nraise SystemExit(3)\n")
+    command = [sys.executable, "-m", "thalweg.cli.main", "run", "ranker", "--spec", "specs/movielens.toml"]
+    path = f"{tmp_path}{os.pathsep}{Path.cwd()}"
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"THALWEG_LOG": "json", "PYTHONPATH": path}
+    )
+    (line,) = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert (ran.returncode, line["level"], line["logger"]) == (3, "warning", "py.warnings")
+    assert "an old client" in line["event"]
+
+
+def test_a_warning_of_a_command_is_one_in_json_too() -> None:
+    """As before a room whose bounds may not fit."""
+    (line,) = logged("from thalweg.cli.options import warn\nwarn('it may not fit')")
+    assert (line["level"], line["event"]) == ("warning", "it may not fit")
+
+
+def test_kernels_that_are_compiled_are_not_told_of() -> None:
+    """At THALWEG_LOG_LEVEL=debug numba would log megabytes about each, and take minutes for it."""
+    code = "import logging\nlogging.getLogger('numba.core.ssa').debug('on block')\nlog.debug('ours')"
+    ran = run(code, {"log": "json", "log_level": "debug"})
+    assert [json.loads(line)["event"] for line in ran.stderr.splitlines()][2:] == ["ours"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,10 @@ def test_a_joiners_bound_is_within_its_memory(memory_mb: int, asked: int, used: 
     assert with_joiner_memory(Settings(joiner_memory_mb=asked), memory_mb * MB).joiner_memory_mb == used
 
 
-@pytest.mark.parametrize(("memory_mb", "asked", "why"), [(1_074, 2_048, "Set 805 or less"), (400, 0, "needs 512 MB")])
+@pytest.mark.parametrize(
+    ("memory_mb", "asked", "why"),
+    [(1_074, 2_048, "Set 805 or less"), (400, 0, "needs 512 MB"), (8_000, 2, "is 2, in MB, and a joiner takes 384")],
+)
 def test_a_bound_over_the_memory_is_refused(memory_mb: int, asked: int, why: str) -> None:
     """What can't fit is refused with one line, not ended by the system in the middle of its work."""
     with pytest.raises(SettingsError, match=why):

@@ -25,6 +25,15 @@ def test_arguments_win_over_the_environment(local: Path, monkeypatch: pytest.Mon
     assert Settings.load(topic_prefix="mine.").topic("events") == "mine.events"
 
 
+@pytest.mark.parametrize("spec", [None, Path("mine.toml")])
+def test_a_child_process_has_the_same_settings(local: Path, monkeypatch: pytest.MonkeyPatch, spec: Path | None) -> None:
+    """`environment` says what differs from the defaults and what doesn't; what isn't set stays so."""
+    given = Settings.load(spec=spec, partitions=3, kafka="k:1", redis="redis://r:2")
+    for name, value in given.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == given
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from producers.source import PAUSE, SourceElement, WorldEvent
-from stream.events.types import Erase, Impression, Install, Item, Tick
+from stream.events.types import Erase, Impression, Install, Item, RetiredItem, Tick
 from stream.runtime.errors import SettingsError
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32
@@ -20,7 +20,7 @@ from thalweg.backtest.entrants import Entrant, ExampleLog, ModelEntrant
 from thalweg.backtest.judgement import JudgedRows
 from thalweg.backtest.next_install import NextInstalls, Question
 from thalweg.backtest.peers import PeerRates, River, VowpalWabbit
-from thalweg.backtest.ranks import MISSED
+from thalweg.backtest.ranks import MISSED, Ranks
 from thalweg.backtest.session_peers import SessionOptions
 from thalweg.cli.main import app
 
@@ -93,6 +93,64 @@ def test_an_erased_user_is_asked_about_as_a_stranger() -> None:
     found = questions.ask(Question("m", 9_000, ["c"]))
     assert found is not None
     assert {"a", "b"} <= set(found.items)
+
+
+def catalogue_of(questions: NextInstalls) -> Ranks:
+    """The ranks in the catalogue so far; no page is judged."""
+    questions.see(Impression("p", 9_000, "me", ["a"]))
+    rows, shown = np.zeros(0, np.int64), sum(order.shape[1] for order in questions._orders)
+    empty = JudgedRows(np.zeros(0, np.float32), rows, rows, rows)
+    return questions.ranks(np.zeros((1, 0), np.float32), rows, empty, np.zeros(shown, np.bool_))["catalogue"]
+
+
+def test_a_retired_item_is_a_candidate_of_nobody() -> None:
+    """Neither retrieval nor the session peers rank it, though it was installed and is shown again; all miss it if it's
+    installed all the same. Once it's described again it is a candidate.
+    """
+    questions = NextInstalls(camps_spec(), ["ours"], ["popular"], SessionOptions())
+    for item in "abc":
+        questions.see(Item(item))
+    questions.see(install("u", "a", 1))
+    questions.retire("a")
+    questions.see(Impression("q", 2, "v", ["a", "b"]))
+    found = questions.ask(Question("me", 5_000, ["a", "b"]))
+    assert found is not None
+    assert found.items == ["b", "c"]
+    questions.answer(0, np.array([0.9, 0.1], np.float32))
+    ranks = catalogue_of(questions)
+    assert ranks.above.tolist() == [[MISSED, 0], [MISSED, 0], [MISSED, 0]]
+    assert ranks.sizes.tolist() == [2, 2]
+    questions.see(Item("a"))
+    again = questions.ask(Question("me", 6_000, ["a"]))
+    assert again is not None
+    assert again.items[0] == "a"
+
+
+def test_a_backtest_reads_what_is_retired() -> None:
+    """From then on the item is asked about as one that nobody has, and what described it is forgotten."""
+    questions = NextInstalls(camps_spec(), ["wide"], ["popular"], SessionOptions())
+    backtest = Backtest(camps_spec(), [ModelEntrant(camps_spec(), ["wide"], 0)], ExampleLog(), next_installs=questions)
+    first = next(event for event in EVENTS if isinstance(event, Item)).item
+    backtest.run([*EVENTS, RetiredItem(first)])
+    found = questions.ask(Question("stranger", START_MS + 10**8, ["x"]))
+    assert found is not None
+    assert first not in found.items
+    assert first not in backtest.maker.catalogue.row
+
+
+def test_equal_scores_are_ordered_by_popularity_for_all() -> None:
+    """Of the items that a model scores alike the most installed one is first, as with the session peers."""
+    questions = NextInstalls(camps_spec(), ["ours"], ["rules"], SessionOptions())
+    for item in "abc":
+        questions.see(Item(item))
+    for user in ("u", "v"):
+        questions.see(install(user, "b", 1))
+    assert questions.ask(Question("me", 5_000, ["b", "c"])) is not None
+    questions.answer(0, np.full(3, 0.5, np.float32))
+    found = catalogue_of(questions)
+    assert found.names[:2] == ["ours", "rules"]
+    assert found.above[:2].tolist() == [[0, 1], [0, 1]]
+    assert found.tied[:2].tolist() == [[0, 1], [0, 1]]
 
 
 def test_what_the_spec_retrieves_is_asked_about() -> None:

@@ -12,15 +12,18 @@ from typer.testing import CliRunner
 
 from learner.training.model import Model
 from producers.features import CandidatePage, FeatureBuilder
-from producers.source import WorldEvent
+from producers.source import SourceElement, WorldEvent
 from ranker.versions.model import Version
-from stream.events.types import Impression, Install, Item, User
+from stream.events.types import Impression, Install, Item, RetiredItem, User
 from stream.features.page_features import statistics_of
 from stream.runtime.errors import DataError, SettingsError
+from stream.spec.retrieval import Retrieval
 from stream.spec.rules import Installed
 from tests.support.backtest_world import START_MS, TEXT, camps_spec, write_lines
 from tests.support.learned_models import served_versions
+from thalweg.backtest.backtest import Backtest
 from thalweg.backtest.contest import ContestConfig
+from thalweg.backtest.entrants import ExampleLog, ModelEntrant
 from thalweg.backtest.off_policy import EstimateOptions
 from thalweg.backtest.off_policy_run import OffPolicy, TargetConfig, run_off_policy
 from thalweg.backtest.ruled_candidates import RuledCandidates
@@ -175,6 +178,28 @@ def test_candidates_are_what_was_known_before_the_page() -> None:
     assert isinstance(second, CandidatePage)
     assert (first.size, first.shown, int(first.words[1])) == (2, [2, 1], 3)
     assert (second.size, second.shown, int(second.words[1])) == (3, [0], 3)
+
+
+def test_a_retired_item_is_no_candidate() -> None:
+    """Though it was shown, and is shown again, until it's described again."""
+    candidates, found = RuledCandidates([SPEC]), list[list[str]]()
+
+    def noted(features: FeatureBuilder, page: Impression) -> list[str]:
+        found.append(candidates(features, page))
+        return found[-1]
+
+    pages = [Impression(f"p{n}", START_MS + n, "u0", ["i0", "i1"]) for n in range(3)]
+    events: list[SourceElement] = [Item("i0"), Item("i1"), RetiredItem("i0"), *pages[:2], Item("i0"), pages[2]]
+    backtest = Backtest(SPEC, [ModelEntrant(SPEC, ["wide"], 0)], ExampleLog(), 1, noted)
+    backtest.run(candidates.watched(events))
+    assert [sorted(names) for names in found] == [["i1"], ["i1"], ["i0", "i1"]]
+
+
+def test_a_spec_whose_pages_retrieval_orders_is_refused() -> None:
+    """Its rank_weight isn't played, so no target would be its ranker: why, and what can be estimated."""
+    spec = msgspec.structs.replace(SPEC, retrieval=Retrieval(rank_weight=2.0))
+    with pytest.raises(SettingsError, match=r"rank_weight.*isn't played.*rank_weight = 0"):
+        run_off_policy(spec, WORLD[:20], ContestConfig(["wide"]), TargetConfig(), EstimateOptions())
 
 
 def test_candidates_have_the_statistics_of_the_page_s_time() -> None:

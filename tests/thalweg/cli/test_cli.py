@@ -102,6 +102,13 @@ def test_the_exit_code_of_a_refused_service_can_be_set(
     assert end.value.code == code
 
 
+@pytest.mark.parametrize(("user", "why"), [("\udcff", "isn't UTF-8"), ("x" * 257, "257 bytes"), ("", "name a user")])
+def test_who_can_not_be_a_user_is_not_erased(user: str, why: str) -> None:
+    """A byte that isn't UTF-8, and an id that no event may have: said at once, in a line."""
+    result = CliRunner().invoke(app, ["erase", user])
+    assert (result.exit_code, why in result.output) == (1, True)
+
+
 def test_a_wrong_option_of_another_command_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only services have the exit code of a refusal."""
     monkeypatch.setenv("THALWEG_REFUSED_EXIT", "0")
@@ -293,9 +300,10 @@ app(sys.argv[2:])
 
 @pytest.mark.parametrize(("words", "module"), [(["run", "learner"], "torch"), (["run", "joiner"], "faust")])
 def test_a_package_that_is_missing_is_named(words: list[str], module: str, stack: Stack) -> None:
-    """A room whose packages aren't here ends with one line that names the package and the room's extra."""
+    """A room whose packages aren't here ends with one line that names the package and the room's extra; before all
+    else, though a learner that resumes doesn't import torch."""
     env = os.environ | {"THALWEG_KAFKA": stack.kafka, "THALWEG_REDIS": stack.redis}
-    command = [sys.executable, "-c", WITHOUT, module, *words, "--spec", str(SPEC)]
+    command = [sys.executable, "-c", WITHOUT, module, *words]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert ran.returncode == REFUSED_EXIT
     assert ran.stderr.startswith(

@@ -48,6 +48,16 @@ def test_a_page_is_written_as_seen_only_when_asked(
     assert log.ends(EVENTS.name) == {0: pages}
 
 
+def test_a_history_can_be_given(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--history` goes along in its order; without one the ranker looks the user's up."""
+    log = Ranked()
+    monkeypatch.setattr("thalweg.demo.caller.KafkaLog", lambda _: log)
+    for words in ([], ["--history", "i2", "--history", "i3"]):
+        assert CliRunner().invoke(app, ["rank", "nobody", *words]).exit_code == 0
+    records = log.reader(REQUESTS.name, {0: START}).poll(0.0)
+    assert [decode_requests(record.value or b"")[0][0].history for record in records] == [None, ["i2", "i3"]]
+
+
 def test_a_page_that_no_model_ranked_is_not_written() -> None:
     """Without features a page would be a dead letter: it's left out and said so; with them it's written as seen now."""
     log = MemoryLog({EVENTS.name: 1, REQUESTS.name: 1, REPLIES.name: 1}, lambda: 5)

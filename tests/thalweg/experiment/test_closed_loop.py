@@ -48,6 +48,19 @@ def test_a_run_is_a_function_of_its_seed(all_arms: Ran) -> None:
     )
 
 
+def test_a_model_retrieves_for_a_history(all_arms: Ran) -> None:
+    """As many as the spec says, each once, none that the user has, and others for other users."""
+    model, histories = all_arms.loop.served["wide_deep"], all_arms.loop.histories
+    found = []
+    for user in sorted({page.user for page in all_arms.pages.values()})[:2]:
+        history = histories.newest(user, 1_000)
+        found.append(model.retrieved("r", history))
+        assert history
+        assert len({*found[-1]}) == len(found[-1]) == SPEC.retrieval.count
+        assert not {*found[-1]} & {*history}
+    assert found[0] != found[1]
+
+
 def test_a_seeds_figures_are_the_same_but_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """As `thalweg experiment` runs them, from an equal spec of another process."""
     monkeypatch.setattr("thalweg.experiment.experiment.preset", lambda rate: FEW)

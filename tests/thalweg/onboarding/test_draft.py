@@ -133,6 +133,20 @@ def test_dates_of_items_are_ages(lines: list[dict[str, Any]]) -> None:
         assert not any("item.since" in name for cross in spec.crosses() for name in cross.of)
 
 
+def test_candidates_are_retrieved_from_all_sources(drafted: tuple[str, Spec], lines: list[dict[str, Any]]) -> None:
+    """Each source that the data has a use for gets a quota; without histories nothing goes by them; a small catalogue,
+    all of which are candidates, needs no section."""
+    assert "[retrieval]" not in drafted[0]
+    more = [{"type": "item", "item": f"more{n}", "attributes": {"maker": 10_115}} for n in range(60)]
+    found = draft_of([*more, *lines])[1].retrieval
+    assert {source for source, quota in found.quotas().items() if not quota} == {"popular"}, "it fills up"
+    assert sum(found.quotas().values()) < found.count
+    assert found.same_by == ["item.maker"]
+    strangers = [line | {"user": line["request_id"]} if "request_id" in line else line for line in lines]
+    quotas = draft_of([*more, *strangers])[1].retrieval.quotas()
+    assert {source for source, quota in quotas.items() if quota} == {"trending", "new"}
+
+
 def test_rare_labels_are_learned_with_care() -> None:
     """With few installs the deep part takes small steps; predictions begin at the base rate, however low."""
     lines = [line for n, line in enumerate(store(1_000)) if line["type"] != "install" or n % 12 == 0]

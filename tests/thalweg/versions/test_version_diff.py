@@ -4,20 +4,26 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from io import StringIO
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import redis
+from rich.console import Console
 from typer.testing import CliRunner
 
 from stream.runtime.settings import Settings
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.redis_store import RedisStore
+from stream.spec.spec_file import load_spec
 from tests.support.random_models import ToyModel, some_spec
 from thalweg.cli.main import app
+from thalweg.kernels import miniature
+from thalweg.room_kernels import SPEC
 from thalweg.stack.stack import Stack
+from thalweg.versions.snapshot_tables import metrics_table, origin_table
 from thalweg.versions.version_diff import changes, load_tables
 
 
@@ -38,6 +44,17 @@ def test_the_layers_of_a_version_are_merged() -> None:
         vectors = {k: v.astype(np.float32).tobytes() for k, v in zip(*vars(tables.rows["deep"]).values(), strict=True)}
         assert vectors == {key: vector.tobytes() for key, vector in model.vectors.items()}
         model.learn()
+
+
+def test_rows_for_retrieval_are_compared_by_installs() -> None:
+    """Of a learner that keeps lists and vectors: each item is a row, whose size is the item's installs."""
+    store, _ = miniature(load_spec(SPEC), 96)
+    first, *_, last = (load_tables(store, store.manifest(version)) for version in sorted(store.versions()))
+    (change,) = [change for change in changes(first, last) if change.part == "retrieval"]
+    rows = last.rows["retrieval"]
+    assert change.after == len(rows.keys) > 0
+    assert rows.vectors.shape[1] == 1
+    assert rows.vectors.max() >= 1
 
 
 def test_changes_are_those_of_the_model() -> None:
@@ -182,3 +199,12 @@ def test_verify_finds_one_wrong_bit(store: tuple[RedisStore, Path], stack: Stack
     said = ran("verify", code=1)
     assert digest in said
     assert "version 5, deep" in said
+
+
+def test_metrics_of_slices_are_named_whole() -> None:
+    """`auc[user.gender=F]` isn't markup."""
+    one = toy().publish(MemoryStore("m"), "base", metrics={"auc[user.gender=F]": 0.7})
+    for table in (origin_table(one), metrics_table(one, one)):
+        text = StringIO()
+        Console(file=text, width=120).print(table)
+        assert "auc[user.gender=F]" in text.getvalue()

@@ -1,13 +1,18 @@
 """Explanations as tables."""
 
 from io import StringIO
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanation, WideTerm
+from stream.events.types import RankReply
+from thalweg.versions.snapshot_tables import weights_table
+from thalweg.views.explanation_plot import write_png
 from thalweg.views.explanation_tables import BAR_WIDTH, item_table, page_table
+from thalweg.views.tables import moves_table, reply_table
 
 ONE = ItemExplanation(
     "i1", "Star Wars", 2, True, 0.75, 1.1, -0.4, 0.5, 1.0,
@@ -80,3 +85,41 @@ def test_an_item_off_the_page_says_so() -> None:
     assert "nothing retrieves it" in printed(item_table(msgspec.structs.replace(FOUND, items=[none])))
     ruled = msgspec.structs.replace(none, removed_by=["children"])
     assert "by the rule children" in printed(item_table(msgspec.structs.replace(FOUND, items=[ruled])))
+
+
+def test_names_in_brackets_are_printed_as_they_are() -> None:
+    """Titles and values may look like markup; what is printed has them whole."""
+    odd = "[bold] A [/b]"
+    one = msgspec.structs.replace(
+        ONE, title=odd, wide_terms=[WideTerm(f"item.id=i1 {odd}", 0.3)], deep_terms=[DeepTerm("item.tags", odd, 0.8)]
+    )
+    for table in (page_table, item_table):
+        said = printed(table(msgspec.structs.replace(FOUND, user="[u]", items=[one])))
+        assert said.count(odd) >= 2
+        assert "user [u]" in said
+    weight = printed(weights_table([(1, 0.1, 0.2, 0.3)], {1: f"item.id=i1 {odd}"}))
+    assert f"item.id=i1 {odd}" in weight
+    reply = RankReply("r", "[u]", ["i1"], [0.5], 1)
+    for said in (
+        printed(reply_table(reply, {"i1": odd})), printed(moves_table(reply, reply, "i1", {"i1": odd})),
+    ):  # fmt: skip
+        assert odd in said
+        assert "user [u]" in said
+
+
+def test_a_narrow_terminal_has_whole_names() -> None:
+    """On 80 columns the logit's parts are left out, and no term is cut."""
+    text = StringIO()
+    Console(file=text, width=80).print(page_table(FOUND, 80))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line or "= bias" in line]
+    last = "".join(line.split("│")[-2].strip() for line in lines if line.startswith("│"))
+    assert "statistics.item_rate=0.7" in last
+
+
+def test_a_picture_s_title_is_no_formula(tmp_path: Path) -> None:
+    """A title with dollars is drawn as it is."""
+    odd = msgspec.structs.replace(ONE, title="$5 and \\x $")
+    write_png(tmp_path / "x.png", msgspec.structs.replace(FOUND, items=[odd]))
+    assert (tmp_path / "x.png").stat().st_size > 10_000

@@ -41,9 +41,14 @@ def test_every_known_key_gets_its_name() -> None:
     log.send(ITEMS.name, 0, b"\xff", b"broken")
     log.send(USERS.name, 0, encode(User("u", {"age": 30.0})), b"u")
     log.send(NAMES.name, 0, encode(FeatureName("context.device", "phone")), b"k")
+    erased = encode(User("erased", {"age": 50.0})), encode(FeatureName("user.id", "erased"))
+    for topic, value in zip((USERS.name, NAMES.name), erased, strict=True):
+        log.send(topic, 0, value, b"erased")
+        log.send(topic, 0, None, b"erased")
     user = layout.user("u", {"age": 30.0}, ["a"], {"device": "phone"})
     keys = encoder.wide_keys(one_page(build_page(layout, user, catalogue, catalogue.rows(["b"])))).keys
     names = FeatureNames.read(log, layout)
+    assert set(names.values["user.id"].values()) == {"u"}
     assert names.of_keys(encoder, keys) == dict(zip(keys.tolist(), [
         "user.id=u",
         "context.device=phone",
