@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get
@@ -22,9 +21,9 @@ from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
 from ranker.http.litestar_problems import framework_response, problem_response
 from ranker.http.openapi import complete_document, openapi_config, post_operation
-from ranker.http.problems import NOT_FOUND, HttpProblem
+from ranker.http.problems import INVALID, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
-from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS
+from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS, id_of
 from ranker.http.tokens import Scope, Tokens, require
 from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
@@ -110,7 +109,7 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
 
     @get(ITEMS + "{item:path}", guards=[partial(_guard, tokens, "catalogue")], sync_to_thread=False, summary="An item")
     def one_item(request: Request[Any, Any, Any], item: Annotated[str, Parameter(description="its id")]) -> ItemInfo:
-        name = _id_of(request.scope["raw_path"], ITEMS)  # `item` has lost slashes at its ends
+        name = id_of(request.scope["raw_path"], ITEMS)  # `item` has lost slashes at its ends
         found = served.item(name)
         if found is None:
             raise HttpProblem(
@@ -149,25 +148,11 @@ def _erasure(served: Served, tokens: Tokens) -> Any:
     ) -> ErasureInfo:
         if request.scope["query_string"]:
             raise HttpProblem(INVALID, "there are no parameters: in an id, write ? as %3F")
-        event = await served.events.erase(_id_of(request.scope["raw_path"], USERS))
+        event = await served.events.erase(id_of(request.scope["raw_path"], USERS))
         served.drop_profile(event.user)
         return ErasureInfo(event.user, event.time_ms)
 
     return erase
-
-
-def _id_of(raw_path: bytes, prefix: str) -> str:
-    """The id behind the prefix, to the byte: the router drops slashes, and replaces what isn't UTF-8.
-
-    Raises HttpProblem.
-    """
-    try:
-        path = unquote_to_bytes(raw_path).decode()
-    except UnicodeDecodeError:
-        raise HttpProblem(INVALID, "the id in the path isn't UTF-8") from None
-    if not path.startswith(prefix):
-        raise HttpProblem(NOT_FOUND, path[:100])
-    return path.removeprefix(prefix)
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from ranker.http.gate import Gate
 from ranker.http.litestar_problems import framework_response, problem_response
 from ranker.http.problems import NOT_FOUND, SHED, HttpProblem, ProblemKind
+from ranker.http.routes import id_of
 from ranker.http.tokens import Tokens, require
 from stream.events.types import ID_BYTES_MAX
 from stream.runtime.errors import BadSnapshot, ThalwegError
@@ -125,10 +126,9 @@ def _reads(served: Served) -> list[Any]:
     def user_page(
         request: Request[Any, Any, Any], user: FromPath[str], k: Annotated[int, Parameter(ge=1, le=50)] = 10
     ) -> Response[dict[str, Any]]:
-        name = request.scope["path"].removeprefix(USERS)  # `user` has lost a slash at its end
         query = request.query_params.multi_items()
         context = {key.removeprefix(CONTEXT): value for key, value in query if key.startswith(CONTEXT)}
-        return _answer(served.user_page(name, k, context))
+        return _answer(served.user_page(id_of(request.scope["raw_path"], USERS), k, context))
 
     @get("/api/dead-letters", sync_to_thread=True)
     def dead_letters() -> Response[list[dict[str, Any]]]:

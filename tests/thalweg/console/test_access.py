@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -167,3 +168,10 @@ def test_pages_are_bounded(console: FakeConsole, monkeypatch: pytest.MonkeyPatch
     answer = console.client.get("/api/stream")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize("user", ["a/b/", "ü?x=1", " "])
+def test_any_id_can_be_asked_for(console: FakeConsole, user: str) -> None:
+    """A user's id is what the path says, to the byte."""
+    assert console.client.get(f"/api/users/{quote(user, safe='')}").status_code == 200
+    assert console.calls == [("page", user, 10, {})]
