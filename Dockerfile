@@ -46,7 +46,7 @@ FROM base AS ranker-packages
 RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra ranker
 
 FROM base AS tools-packages
-RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra tools
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra tools --extra console
 
 FROM learner-packages AS offline-packages
 ARG UV_TORCH_BACKEND=cpu

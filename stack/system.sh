@@ -25,6 +25,7 @@ if [ "$(uname -sm)" = "Linux aarch64" ]; then
 fi
 if [ "$purpose" = tests ]; then
     command -v prometheus >/dev/null || missing="$missing prometheus"
+    command -v chromium >/dev/null || missing="$missing chromium"
 fi
 [ -n "$missing" ] || exit 0
 

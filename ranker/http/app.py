@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Annotated, Any, Final
-from urllib.parse import unquote_to_bytes
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, delete, get
@@ -20,10 +19,11 @@ from ranker.http.events import EventsEndpoint
 from ranker.http.explaining import ExplainEndpoint
 from ranker.http.gate import Gate
 from ranker.http.idempotency import HEADER, KEY_PATTERN
+from ranker.http.litestar_problems import framework_response, problem_response
 from ranker.http.openapi import complete_document, openapi_config, post_operation
-from ranker.http.problems import FAILED, INVALID, NOT_ALLOWED, NOT_FOUND, HttpProblem
+from ranker.http.problems import INVALID, NOT_FOUND, HttpProblem
 from ranker.http.ranking import RankEndpoint
-from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS
+from ranker.http.routes import EVENTS, EXPLAIN, ITEMS, LIVEZ, METRICS, MODELS, RANK, READYZ, USERS, id_of
 from ranker.http.tokens import Scope, Tokens, require
 from stream.events.named_explanations import Explanation
 from stream.events.named_replies import RankAnswer
@@ -31,8 +31,6 @@ from stream.events.named_requests import NamedRequest
 from stream.events.personal_data import PLACES, Place
 from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
-
-STATUSES: Final = {400: INVALID, 404: NOT_FOUND, 405: NOT_ALLOWED}
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -83,7 +81,7 @@ def http_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Gate:
     routed = Litestar(
         [*_reads(served, tokens), _erasure(served, tokens), *_health(served, tokens)],
         openapi_config=openapi_config(version("thalweg")),
-        exception_handlers={HttpProblem: _problem, HTTPException: _framework_problem},
+        exception_handlers={HttpProblem: problem_response, HTTPException: framework_response},
         logging_config=None,
         debug=False,
         on_shutdown=[served.events.close, served.explain.close],
@@ -111,7 +109,7 @@ def _reads(served: Served, tokens: Tokens) -> list[Any]:
 
     @get(ITEMS + "{item:path}", guards=[partial(_guard, tokens, "catalogue")], sync_to_thread=False, summary="An item")
     def one_item(request: Request[Any, Any, Any], item: Annotated[str, Parameter(description="its id")]) -> ItemInfo:
-        name = _id_of(request.scope["raw_path"], ITEMS)  # `item` has lost slashes at its ends
+        name = id_of(request.scope["raw_path"], ITEMS)  # `item` has lost slashes at its ends
         found = served.item(name)
         if found is None:
             raise HttpProblem(
@@ -150,25 +148,11 @@ def _erasure(served: Served, tokens: Tokens) -> Any:
     ) -> ErasureInfo:
         if request.scope["query_string"]:
             raise HttpProblem(INVALID, "there are no parameters: in an id, write ? as %3F")
-        event = await served.events.erase(_id_of(request.scope["raw_path"], USERS))
+        event = await served.events.erase(id_of(request.scope["raw_path"], USERS))
         served.drop_profile(event.user)
         return ErasureInfo(event.user, event.time_ms)
 
     return erase
-
-
-def _id_of(raw_path: bytes, prefix: str) -> str:
-    """The id behind the prefix, to the byte: the router drops slashes, and replaces what isn't UTF-8.
-
-    Raises HttpProblem.
-    """
-    try:
-        path = unquote_to_bytes(raw_path).decode()
-    except UnicodeDecodeError:
-        raise HttpProblem(INVALID, "the id in the path isn't UTF-8") from None
-    if not path.startswith(prefix):
-        raise HttpProblem(NOT_FOUND, path[:100])
-    return path.removeprefix(prefix)
 
 
 def _health(served: Served, tokens: Tokens) -> list[Any]:
@@ -201,18 +185,3 @@ def _checked(check: Check) -> Response[str]:
 def _guard(tokens: Tokens, scope: Scope, connection: Any, handler: BaseRouteHandler) -> None:
     headers = dict(connection.scope["headers"])
     require(tokens.caller(headers.get(b"authorization")), scope)
-
-
-def _problem(request: Request[Any, Any, Any], problem: HttpProblem) -> Response[bytes]:
-    headers = {name.decode(): value.decode() for name, value in problem.headers}
-    return Response(problem.body, status_code=problem.kind.status, headers=headers)
-
-
-def _framework_problem(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    kind = STATUSES.get(error.status_code, FAILED)
-    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    wrong = [f"{one['key']}: {one['message']}" for one in error.extra or [] if isinstance(one, dict) and "key" in one]
-    if error.status_code == 400 and not wrong:
-        wrong = [error.detail[:300]]
-    why = "; ".join([f"{request.scope['method']} {request.scope['path'][:100]}", *wrong])
-    return _problem(request, HttpProblem(kind, why, headers=headers))

@@ -1,6 +1,9 @@
 """The paths of the HTTP server."""
 
 from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from ranker.http.problems import INVALID, NOT_FOUND, HttpProblem
 
 RANK: Final = "/v1/rank"
 EVENTS: Final = "/v1/events"
@@ -29,3 +32,17 @@ def route_of(path: str) -> str:
         if path.startswith(prefix):
             return prefix + "{id}"
     return DOCS if path == DOCS or path.startswith(DOCS + "/") else OTHER
+
+
+def id_of(raw_path: bytes, prefix: str) -> str:
+    """The id behind the prefix, to the byte: the router drops slashes, and replaces what isn't UTF-8.
+
+    Raises HttpProblem.
+    """
+    try:
+        path = unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        raise HttpProblem(INVALID, "the id in the path isn't UTF-8") from None
+    if not path.startswith(prefix):
+        raise HttpProblem(NOT_FOUND, path[:100])
+    return path.removeprefix(prefix)

@@ -22,6 +22,7 @@ from stream.snapshots.redis_client import RedisMemory
 from stream.snapshots.redis_memory import redis_problem
 from stream.spec.bounds import check_bounds
 from stream.spec.spec_file import load_spec
+from thalweg.console.rooms import parse_rooms
 from thalweg.stack.broker import REPOSITORY
 
 ROOMS = {"joiner", "learner", "ranker"}
@@ -173,6 +174,20 @@ def test_state_is_in_named_volumes() -> None:
         assert "THALWEG_LOCAL=/data" in lines_of(room)
 
 
+def test_the_console_asks_the_rooms() -> None:
+    """It reads each room at the port where it listens, and is published on the host's loopback alone."""
+    console = SERVICES["console"]
+    [rooms] = [word.partition("=")[2] for word in console["command"] if word.startswith("--rooms=")]
+    assert {one.room: (one.host, one.port) for one in parse_rooms(rooms)} == {
+        room: (room, SERVICES[room]["environment"][f"THALWEG_{room.upper()}_PORT"]) for room in ROOMS
+    }
+    [(address, published)] = [one.rsplit(":", 1) for one in console["ports"]]
+    assert address == f"127.0.0.1:{published}"
+    assert f"--http=0.0.0.0:{published}" in console["command"]
+    assert "--published-on-loopback" in console["command"]
+    assert f"http://127.0.0.1:{published}/readyz" in " ".join(console["healthcheck"]["test"])
+
+
 OBSERVERS = ("prometheus", "grafana")
 
 
@@ -232,7 +247,7 @@ def test_no_torch_but_in_the_learner() -> None:
         "joiner": {"joiner"},
         "learner": {"learner"},
         "ranker": {"ranker"},
-        "tools": {"tools"},
+        "tools": {"tools", "console"},
         "offline": {"learner", "ranker", "tools", "peers"},
     }
 

@@ -81,8 +81,9 @@ def test_what_tests_alone_need_is_no_condition(bare: Path) -> None:
     program(bare, "java", 'openjdk version "21" 2023-09-19')
     done = system(bare, "python3", "tests")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "apt-get install -y prometheus\n" in done.stdout
-    program(bare, "prometheus", "")
+    assert "apt-get install -y prometheus chromium\n" in done.stdout
+    for name in ("prometheus", "chromium"):
+        program(bare, name, "")
     done = system(bare, "python3", "tests")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -17,6 +17,7 @@ MODULES: Final = {
     "joiner": ("aiokafka", "cramjam", "faust"),
     "learner": ("torch",),
     "ranker": ("faiss", "httptools", "litestar", "threadpoolctl", "uvicorn", "uvloop"),
+    "console": ("httptools", "litestar", "uvicorn", "uvloop"),
     "producers": ("polars",),
     "client": ("httpx",),
     "tools": ("matplotlib", "plotext", "scipy"),

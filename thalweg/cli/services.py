@@ -9,6 +9,7 @@ import typer
 
 from stream.runtime.errors import SpecError
 from stream.runtime.logs import log_to_stderr
+from thalweg.cli.console import console
 from thalweg.cli.extras import Rooms
 from thalweg.cli.options import (
     AcceptGap,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 services = typer.Typer()
 run_app = typer.Typer(cls=Rooms, no_args_is_help=True, help="Run a service until Ctrl-C: joiner, learner or ranker.")
 services.add_typer(run_app, name="run")
+services.command()(console)
 
 
 @services.command()

@@ -138,17 +138,11 @@ def rollback(spec: ModelSpec = None) -> None:
 
     Run again, it goes back one more. `thalweg snapshots unpin` goes back to the newest.
     """
-    from stream.runtime.errors import BadSnapshot
+    from thalweg.versions.decisions import roll_back
 
     with open_store(inspect_settings(), spec) as store:
-        served = store.decision().version or _head_and_pinned(store)[0]
-        if not served:
-            raise BadSnapshot(f"nothing of {store.model} is published yet")
-        older = [version for version in store.versions() if version < served]
-        if not older:
-            raise BadSnapshot(f"nothing older than version {served} is kept: `thalweg snapshots ls` lists what is")
-        store.pin(older[-1])
-    print(f"version {older[-1]} is pinned instead of {served}; `thalweg snapshots unpin` goes back to the newest")
+        served, pinned = roll_back(store)
+    print(f"version {pinned} is pinned instead of {served}; `thalweg snapshots unpin` goes back to the newest")
 
 
 @snapshots.command()

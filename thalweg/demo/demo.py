@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Final, NamedTuple
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from thalweg.audit.log_scan import read_range
 from thalweg.demo.acquisition import CONTROL, LATELY, MODEL
 from thalweg.demo.caller import kafka_caller
 from thalweg.demo.config import DemoConfig, World
+from thalweg.demo.demo_state import disk_errors
 from thalweg.demo.monitor import SERVICES, RequestTally
 from thalweg.demo.play import UNANSWERED, play
 from thalweg.demo.rescore import rescore
@@ -37,6 +39,9 @@ KEPT: Final = (
     "`thalweg status`"
 )
 OPTIONS: Final = {"ranker": ("--http", "127.0.0.1:0")}  # of services; a free port
+CONSOLE: Final = "console"
+CONSOLE_IS_AT: Final = "watch it at [bold]http://{address}/[/]; there this token pins versions and rolls back: {token}"
+CONTEXT: Final = {"store": ("hour=20", "weekday=2", "device=phone"), "movielens": ()}  # of pages that people look at
 STORE: Final = (
     "the store's world begins once its past is learned: of what is shown at random {rate:.0%} is installed (preset "
     "{preset}); half of its users see what is popular, the others what the model ranks first"
@@ -108,8 +113,10 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             report("starting joiner, learner and ranker")
             for name in SERVICES:
                 services.start(name, "run", name, "--spec", str(spec), *OPTIONS.get(name, ()))
-            services.wait_ready(*SERVICES)
-            report(f"asking the ranker over HTTP, at {services.ranker_http}")
+            token = start_console(services, spec, config.world)
+            services.wait_ready(*SERVICES, CONSOLE)
+            report(CONSOLE_IS_AT.format(address=services.http_of(CONSOLE), token=token))
+            report(f"asking the ranker over HTTP, at {services.http_of('ranker')}")
             if config.world == "store":
                 report(STORE.format(rate=BASE_RATES[PRESET], preset=PRESET))
             monitor = play(services, spec, config, console)
@@ -138,6 +145,18 @@ def run_demo(settings: Settings, spec: Path, config: DemoConfig) -> dict[str, fl
             names = f"THALWEG_TOPIC_PREFIX={services.settings.topic_prefix} THALWEG_MODEL={model}"
             report(f"where THALWEG_KAFKA or THALWEG_REDIS is set, commands use that stack: set {names} too")
     return figures
+
+
+def start_console(services: DemoServices, spec: Path, world: World) -> str:
+    """Start the console; returns the token by which a person may decide there what is served."""
+    token, file = token_urlsafe(18), services.local / "console-tokens.toml"
+    with disk_errors(file):
+        file.touch(0o600)
+        file.write_text(f'[console]\ntoken = "{token}"\nscopes = ["admin"]\n')
+    context = [word for column in CONTEXT[world] for word in ("--context", column)]
+    words = ["--spec", str(spec), "--http", "127.0.0.1:0", "--demo", *context]
+    services.start(CONSOLE, "console", *words, HTTP_TOKENS=str(file))
+    return token
 
 
 LAST_SCENE_TRIES: Final = 3  # a page may be held out from learning

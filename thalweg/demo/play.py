@@ -42,7 +42,7 @@ def play(services: DemoServices, spec: Path, config: DemoConfig, console: Consol
             "replaying",
             ["ask", "--rps", str(config.rps), "--sample", str(config.sample_every)],
         )
-    words += ["--http", services.ranker_http]
+    words += ["--http", services.http_of("ranker")]
     with (
         closing(RedisStore(services.settings, services.settings.model)) as store,
         closing(ClientProcess(services, name, *words)) as client,

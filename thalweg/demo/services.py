@@ -22,7 +22,11 @@ from thalweg.stack.stack import Progress
 from thalweg.stack.status import Service
 
 READY_S: Final = 90.0
-BACKGROUND: Final = ("learner", "replay")  # lower priority: on few cores, the services that answer requests go first
+BACKGROUND: Final = (
+    "learner",
+    "replay",
+    "console",
+)  # lower priority: on few cores, the services that answer requests go first
 NICE: Final = "5"
 LOG_LINES: Final = 8  # of a service that died
 ALREADY_RUNS: Final = "a demo runs here already, or was kept up: `thalweg down` ends it"
@@ -110,16 +114,19 @@ class DemoServices:
         self._environment |= {"TOPIC_PREFIX": prefix, "HTTP_TOKENS": ""}  # its ranker listens on loopback, for itself
         return DemoState(kafka, redis, prefix, settings.model, str(self.local), own)
 
-    def command(self, *words: str) -> list[str]:
-        """A `thalweg` command with the demo's settings."""
-        settings = [f"THALWEG_{name}={value}" for name, value in self._environment.items()]
+    def command(self, *words: str, **others: str) -> list[str]:
+        """A `thalweg` command with the demo's settings, and `others`."""
+        settings = [f"THALWEG_{name}={value}" for name, value in (self._environment | others).items()]
         return ["env", *settings, sys.executable, "-m", "thalweg.cli.main", *words]
 
-    def start(self, name: str, *words: str) -> None:
-        """Start a command in the background, its output in `<local>/demo/logs/<name>.log`."""
+    def start(self, name: str, *words: str, **settings: str) -> None:
+        """Start a command in the background, its output in `<local>/demo/logs/<name>.log`.
+
+        `settings`: those that it has for itself, such as HTTP_TOKENS.
+        """
         with self._interrupts.deferred():
             priority = ["nice", "-n", NICE] if name in BACKGROUND else []
-            command = [*priority, *self.command(*words)]
+            command = [*priority, *self.command(*words, **settings)]
             self.state.services.append(spawn(name, command, 0, self._log(name), self.local / "run"))
             self.state.write(self._root)
 
@@ -134,11 +141,10 @@ class DemoServices:
         """The address of a service's health endpoint; None until it has one."""
         return Service.read(self.local / "run" / f"{name}-{self.settings.worker}.json")
 
-    @property
-    def ranker_http(self) -> str:
-        """Where the ranker, which is ready, answers over HTTP."""
-        ranker = self.service("ranker")
-        return ranker.http if ranker else ""
+    def http_of(self, name: str) -> str:
+        """Where a service, which is ready, answers over HTTP."""
+        service = self.service(name)
+        return service.http if service else ""
 
     def metrics(self, name: str) -> Mapping[str, float]:
         """A service's metrics; empty when it doesn't answer."""

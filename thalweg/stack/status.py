@@ -64,20 +64,21 @@ class Service:
         Empty: no answer.
         """
         found: dict[str, float] = {}
-        for one in self._samples():
+        for one in self.samples():
             values = {*one.labels.values(), ".".join(one.labels.values())} - {""}
             for name in (one.name, *(f"{one.name}.{value}" for value in values)):
                 found[name] = found.get(name, 0.0) + one.value
         return found
 
-    def _samples(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
+        """All that it exports; empty: no answer."""
         status, text = self.get("/metrics")
         families = text_string_to_metric_families(text) if status == 200 else ()
         return [one for family in families for one in family.samples]
 
     def lags(self) -> tuple[Lag, ...]:
         """How far it is behind each topic that it reads; empty while it doesn't say."""
-        samples, found = self._samples(), list[Lag]()
+        samples, found = self.samples(), list[Lag]()
         for topic, name in LAGS.get(self.room, {}).items():
             records = [one.value for one in samples if one.name == f"{name}_records"]
             seconds = [one.value for one in samples if one.name == f"{name}_seconds"]

@@ -73,8 +73,10 @@ class ReplayCounts:
     before: int = 0  # left out: sent by an earlier replay
 
 
-def read_dead_letters(log: Log, topic: str, since_ms: int = 0) -> list[DeadLetterRecord]:
+def read_dead_letters(log: Log, topic: str, since_ms: int = 0, newest: int = 0) -> list[DeadLetterRecord]:
     """Dead letters of what came from `topic`, written at `since_ms` or later, deduplicated, oldest first.
+
+    `newest`: read at most this many records at the topic's end; 0: all.
 
     Raises LogError, DataError for a topic without dead letters.
     """
@@ -85,6 +87,8 @@ def read_dead_letters(log: Log, topic: str, since_ms: int = 0) -> list[DeadLette
     found: dict[Identity, DeadLetterRecord] = {}
     replayed: dict[Identity, int] = {}
     begin = log.offsets_at(name, since_ms) if since_ms else dict.fromkeys(ends, START)
+    if newest:
+        begin = {partition: max(offset, ends[partition] - newest) for partition, offset in begin.items()}
     for record in read_range(log, name, begin, ends):
         try:
             dead_letter = decode_entity(record.value or b"", DeadLetter)

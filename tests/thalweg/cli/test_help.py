@@ -16,7 +16,7 @@ from thalweg.stack.broker import REPOSITORY
 
 COMMANDS = [
     "up", "down", "status", "doctor", "apply-topics", "data movielens", "data openbandit", "replay", "init", "check",
-    "backtest", "run joiner", "run learner", "run ranker",
+    "backtest", "console", "run joiner", "run learner", "run ranker",
     "rank", "send-install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
     "explain", "retrain", "evolve", "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
     "snapshots unpin", "snapshots rollback", "snapshots verify",

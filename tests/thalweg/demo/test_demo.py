@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from kafka import KafkaAdminClient
@@ -106,13 +108,39 @@ def figures_of(local: Path, stack: Stack | None, *words: str) -> tuple[dict[str,
     return figures, output
 
 
+def try_console(output: str) -> None:
+    """What a person does on the console of a demo that stays up, at the address that it printed."""
+    found = re.search(r"watch it at (\S+); .*: (\S+)\n", output)
+    assert found, output
+    admin = {"authorization": f"Bearer {found[2]}"}
+    with httpx.Client(base_url=found[1], timeout=PATIENCE_S) as client, client.stream("GET", "/api/stream") as stream:
+        assert "Thalweg console" in client.get("/").text
+        first = next(line for line in stream.iter_lines() if line.startswith("data: "))
+        sections = json.loads(first.removeprefix("data: "))["sections"]
+        assert [one[2] for one in sections["rooms"]] == ["up", "up", "up"]
+        assert sections["versions"]["head"] in sections["live"]
+        page = client.get("/api/users/259").json()
+        item = page["items"][4]
+        assert item["title"]
+        learned = client.post("/api/install", json={"user": "259", "item": item["item"]}).json()
+        assert learned["version"] > page["version"]
+        after = client.get("/api/users/259").json()
+        assert after["history"][0]["item"] == item["item"]
+        assert item["item"] not in [one["item"] for one in after["items"]]
+        assert client.post("/api/versions/pin", json={"version": 1}).status_code == 401
+        for version in (learned["version"], 0):
+            answer = client.post("/api/versions/pin", json={"version": version}, headers=admin)
+            assert answer.json() == {"pinned": version}
+
+
 def test_movielens_is_learned_once_and_stays_up_until_down(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All figures are there, every example is learned once, no reply mixes versions. With nothing named it starts Kafka
-    and Redis; with --keep it ranks and installs without settings afterwards, and `down` ends all of it."""
+    and Redis; with --keep it ranks and installs without settings afterwards, on its console, too; `down` ends it."""
     figures, output = figures_of(local, None, *MOVIELENS, "--limit", "3000", "--keep")
     assert (figures["pages"], figures["examples_learned"]) == (3000, 3000)
     assert 0.6 < figures["auc_arrival"] < 0.9
     assert "acquisition" not in output
+    try_console(output)
     state = DemoState.read(local)
     assert state
     assert (state.own_stack, state.alive, state.model) == (True, True, "movielens")
@@ -154,7 +182,7 @@ def test_half_a_stack_is_rejected(tmp_path: Path, named: str, missing: str) -> N
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("started", "words"), [(1, ()), (3, ()), (4, MOVIELENS)])
+@pytest.mark.parametrize(("started", "words"), [(1, ()), (3, ()), (5, MOVIELENS)])
 def test_ctrl_c_ends_all_of_it(local: Path, stack: Stack, started: int, words: tuple[str, ...]) -> None:
     """Interrupted while its services start, before the store begins, or in mid-replay: nothing is left."""
     demo = begin(local, stack, *words)
