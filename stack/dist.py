@@ -63,8 +63,12 @@ ROOMS: Final = (
     Room("producers", 0, ("torch", "faust-streaming", "litestar")),
     Room(
         "tools", 700, ("torch", "faust-streaming", "litestar"), ("thalweg", "producers", "stream"),
-        ("stream.joiner", "demo", "backtest", "experiment", "kernels"),
+        ("stream.joiner", "console", "demo", "backtest", "experiment", "kernels"),
         (*ABOUT, ("init --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
+    ),
+    Room(
+        "console", 400, ("torch", "faust-streaming", "polars", "faiss-cpu"), ("thalweg.console", "stream"), ("stream.joiner",),
+        runs=(*ABOUT, ("console --help", 0, "Usage")),
     ),
     Room("learner", 0, ("faust-streaming", "litestar", "polars", "scipy")),
 )  # fmt: skip
