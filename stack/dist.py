@@ -67,8 +67,8 @@ ROOMS: Final = (
         (*ABOUT, ("init --help", 0, "Usage"), ("run learner", 78, "pip install 'thalweg[learner]'")),
     ),
     Room(
-        "console", 400, ("torch", "faust-streaming", "polars", "faiss-cpu"), ("thalweg.console", "stream"), ("stream.joiner",),
-        runs=(*ABOUT, ("console --help", 0, "Usage")),
+        "console", 400, ("torch", "faust-streaming", "polars", "faiss-cpu"), ("thalweg.console", "stream"),
+        ("stream.joiner",), runs=(*ABOUT, ("console --help", 0, "Usage")),
     ),
     Room("learner", 0, ("faust-streaming", "litestar", "polars", "scipy")),
 )  # fmt: skip
