@@ -1,16 +1,14 @@
 """What the compacted topics say of users and items now: the values of columns that a changed spec adds."""
 
-from contextlib import closing
-from typing import Final
+from collections.abc import Iterator
 
 from stream.events.codec import decode_entity
 from stream.events.topics import ITEMS, USERS
 from stream.events.types import Item, User, Value
 from stream.features.page_translation import Attributes
+from stream.log.log_scan import read_range
 from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import BadEvent
-
-POLL_S: Final = 0.5
 
 
 def read_attributes(log: Log) -> Attributes:
@@ -37,13 +35,6 @@ def read_attributes(log: Log) -> Attributes:
     return Attributes(lambda name: users.get(name, {}), items.get)
 
 
-def _all_records(log: Log, topic: str) -> list[Record]:
-    ends = {partition: end for partition, end in log.ends(topic).items() if end > 0}
-    found: list[Record] = []
-    with closing(log.reader(topic, dict.fromkeys(ends, START))) as reader:
-        while any(reader.positions().get(partition, 0) < end for partition, end in ends.items()):
-            polled = reader.poll(POLL_S)
-            found += polled
-            if not polled:
-                break
-    return found
+def _all_records(log: Log, topic: str) -> Iterator[Record]:
+    ends = log.ends(topic)
+    return read_range(log, topic, dict.fromkeys(ends, START), ends)

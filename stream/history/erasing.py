@@ -6,7 +6,7 @@ or after a backup was restored. What the user installed later stays.
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -14,10 +14,11 @@ from stream.events.codec import decode_entity, decode_ledger
 from stream.events.topics import ERASED, HISTORIES, NAMES, USERS_DLQ
 from stream.events.types import DeadLetter, Erase
 from stream.features.new_values import USER_ID, name_key
-from stream.history.histories import BATCH, POLL_S, Changes, decode_changes, history_key, rebuild_histories
+from stream.history.histories import BATCH, Changes, decode_changes, history_key, rebuild_histories
 from stream.log.dead_letters import users_of
+from stream.log.log_scan import read_range
 from stream.log.protocol import START, Log, Record, partition_of
-from stream.runtime.errors import BadEvent, LogGap, MissingTopic
+from stream.runtime.errors import BadEvent, MissingTopic
 
 NAMED_LATE_MS: Final = 10_000  # a ranker may write a name that it noted before; within this it forgets who was erased
 Erased = Mapping[str, int]  # time up to which a user is erased, ms, by user
@@ -65,33 +66,29 @@ def read_erased(source: Log) -> dict[str, int]:
     except MissingTopic:  # in a deployment of release 0.2
         return {}
     erased: dict[str, int] = {}
-    with closing(source.reader(ERASED.name, dict.fromkeys(ends, START))) as reader:
-        while any(at < ends[p] for p, at in reader.positions().items()):
-            for record in _poll(reader):
-                try:
-                    event = decode_ledger(record.value or b"")
-                except BadEvent as bad:
-                    log.warning("%s/%d offset %d is left out: %s", record.topic, record.partition, record.offset, bad)
-                    continue
-                if isinstance(event, Erase):
-                    erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
+    for record in read_range(source, ERASED.name, dict.fromkeys(ends, START), ends):
+        try:
+            event = decode_ledger(record.value or b"")
+        except BadEvent as bad:
+            log.warning("%s/%d offset %d is left out: %s", record.topic, record.partition, record.offset, bad)
+            continue
+        if isinstance(event, Erase):
+            erased[event.user] = max(event.time_ms, erased.get(event.user, 0))
     return erased
 
 
 def erase_in_topic(source: Log, erased: Erased, between: Callable[[], None] = lambda: None) -> int:
     """Write tombstones for these users' installs in the topic; returns how many. Reads their partitions to the end.
 
-    `between` batches other work may be done. An install of the same item that arrives in the last moment before its
+    `between` polls other work may be done. An install of the same item that arrives in the last moment before its
     tombstone is in Redis, not in the topic. Raises LogUnavailable, LogError.
     """
     partitions = source.partitions(HISTORIES.name)
     ends = source.ends(HISTORIES.name)
     found = ErasedChanges(erased)
-    positions = dict.fromkeys({partition_of(user, partitions) for user in erased}, START)
-    with closing(source.reader(HISTORIES.name, positions)) as reader:
-        while any(at < ends[p] for p, at in reader.positions().items()):
-            found.without(decode_changes(_poll(reader)))
-            between()
+    begin = dict.fromkeys({partition_of(user, partitions) for user in erased}, START)
+    for record in read_range(source, HISTORIES.name, begin, ends, lambda *_: between()):
+        found.without(decode_changes([record]))
     return found.send_tombstones(source)
 
 
@@ -118,13 +115,11 @@ def _erase(source: Log, topic: str, is_theirs: Callable[[Record], bool]) -> int:
     except MissingTopic:  # of an earlier release
         return 0
     found = set[bytes]()
-    with closing(source.reader(topic, dict.fromkeys(ends, START))) as reader:
-        while any(at < ends[p] for p, at in reader.positions().items()):
-            for record in _poll(reader):
-                found.discard(record.key or b"")
-                with suppress(BadEvent):  # not written by us
-                    if record.key and record.value is not None and is_theirs(record):
-                        found.add(record.key)
+    for record in read_range(source, topic, dict.fromkeys(ends, START), ends):
+        found.discard(record.key or b"")
+        with suppress(BadEvent):  # not written by us
+            if record.key and record.value is not None and is_theirs(record):
+                found.add(record.key)
     for key in sorted(found):
         source.send(topic, 0, None, key)
     source.flush()
@@ -171,12 +166,3 @@ def rebuild_without_erased(
         erase_in_redis(client, erased, prefix)
         erase_names_and_dead_letters(source, erased)
     return copied
-
-
-def _poll(reader: Any) -> Any:
-    """The next records; compaction keeps the newest of each key, so a gap loses nothing."""
-    try:
-        return reader.poll(POLL_S, BATCH)
-    except LogGap as gap:
-        reader.seek(gap.partition, START)
-        return []

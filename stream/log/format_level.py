@@ -7,18 +7,17 @@ read it when they start: the learner. Deployments of release 0.2 have no such to
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from typing import Final
 
 import msgspec
 
 from stream.events.topics import ERASED, FORMATS
+from stream.log.log_scan import read_range
 from stream.log.protocol import START, Log
 from stream.runtime.errors import MissingTopic, SettingsError
 from stream.runtime.formats import LEVEL, RELEASES
 
 KEY: Final = b"level"
-POLL_S: Final = 0.2
 FIRST: Final = 1
 
 
@@ -36,14 +35,12 @@ def read_level(log: Log) -> int:
     """
     found = FormatLevel(FIRST, RELEASES[0])
     try:
-        end = log.ends(FORMATS.name)[0]
+        ends = log.ends(FORMATS.name)
     except MissingTopic:
         return FIRST
-    with closing(log.reader(FORMATS.name, {0: START})) as reader:
-        while reader.positions()[0] < end:
-            for record in reader.poll(POLL_S):
-                if record.key == KEY and record.value is not None:
-                    found = _decoded(record.value)
+    for record in read_range(log, FORMATS.name, {0: START}, ends):
+        if record.key == KEY and record.value is not None:
+            found = _decoded(record.value)
     if found.level > LEVEL:
         raise SettingsError(
             f"this deployment's formats were raised to those of release {found.release} (level {found.level}), and "

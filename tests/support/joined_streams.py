@@ -11,10 +11,10 @@ from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.output_records import pack_records
 from stream.log.dead_letters import dead_letter
+from stream.log.log_scan import read_range
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import partition_of
 from tests.support.plain_writer import example_records, split_ahead
-from thalweg.audit.log_scan import read_range
 
 T = 1_700_000_000_000
 RULES = LabelRules(policy="eager", window_ms=400, lateness_ms=30, known_ms=200)

@@ -4,11 +4,11 @@ from stream.events.codec import decode_events, decode_examples, encode
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install
 from stream.joiner.label_rules import label_rules
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from tests.support.event_flow import Flow, Joiners
 from tests.support.join_oracle import Net, net_of, offline
 from thalweg.audit.findings import AuditReport
-from thalweg.audit.log_scan import read_range
 from thalweg.views.dead_letters import read_dead_letters
 
 

@@ -18,6 +18,7 @@ from stream.events.codec import decode_examples, encode_record
 from stream.events.topics import EXAMPLES, HISTORIES
 from stream.events.types import LATE_POSITIVE, RETRACTION
 from stream.history.histories import decode_changes
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from tests.support.event_flow import GROUPS_A_S, PARTITIONS, SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import clean_environment
@@ -26,7 +27,6 @@ from tests.support.redis_histories import read_histories
 from tests.support.stack_faults import stop_server
 from tests.support.system_labels import judged, labels_by_events, positive
 from tests.support.waiting import wait_until
-from thalweg.audit.log_scan import read_range
 from thalweg.cli.options import SPEC
 from thalweg.stack.stack import Stack, up
 

@@ -11,12 +11,12 @@ import stream.log.kafka_log
 from stream.events.topics import ITEMS
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
 from tests.support.stack_faults import stop_server
 from tests.support.waiting import wait_until
-from thalweg.audit.log_scan import read_range
 from thalweg.stack.stack import Stack, up
 
 PARTITIONS = 2

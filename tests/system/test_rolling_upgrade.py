@@ -21,6 +21,7 @@ from stream.events.topics import EVENTS, EXAMPLES, HOUR_MS
 from stream.events.types import Impression, Tick
 from stream.log.kafka_admin import group_commits
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from stream.runtime.formats import CHECKPOINT
 from tests.support.event_flow import SOAK
@@ -33,7 +34,6 @@ from tests.support.whole_system import world
 from thalweg.audit.audit import audit, joiner_progress
 from thalweg.audit.committed_rules import GROUP
 from thalweg.audit.findings import AuditReport
-from thalweg.audit.log_scan import read_range
 from thalweg.audit.rules import audit_rules
 from thalweg.stack.stack import Stack
 

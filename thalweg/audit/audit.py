@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.log.log_scan import SKEW_MS, OnProgress, read_range
 from stream.log.protocol import START, Log
 from stream.runtime.errors import DataError
 from stream.runtime.settings import DEDUP_IDS
@@ -24,7 +25,6 @@ from thalweg.audit.duplicates import DuplicateIds, EmissionRef
 from thalweg.audit.emitted import EmittedScan
 from thalweg.audit.event_scan import EventScan
 from thalweg.audit.findings import DIFFERENCES_MAX, AuditReport, Difference, JoinerProgress
-from thalweg.audit.log_scan import SKEW_MS, OnProgress, read_range
 from thalweg.audit.rules import AuditRules
 from thalweg.audit.spill import BUCKETS
 

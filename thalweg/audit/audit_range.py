@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC
+from stream.log.log_scan import SKEW_MS, read_range
 from stream.log.protocol import Log
-from thalweg.audit.log_scan import SKEW_MS, read_range
 from thalweg.audit.rules import AuditRules
 
 

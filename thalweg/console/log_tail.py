@@ -9,9 +9,9 @@ from stream.events.codec import decode_events
 from stream.events.topics import DEAD_LETTERS, EVENTS
 from stream.events.types import Impression
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import Log
 from stream.runtime.settings import Settings
-from thalweg.audit.log_scan import read_range
 from thalweg.views.dead_letters import read_dead_letters, without_erased
 
 LETTERS_MAX: Final = 100  # of each topic

@@ -17,12 +17,12 @@ from stream.events.topics import EXAMPLES
 from stream.events.types import Examples
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from stream.runtime.errors import DataError, StackError
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from stream.spec.spec_file import load_spec
-from thalweg.audit.log_scan import read_range
 from thalweg.demo.acquisition import CONTROL, LATELY, MODEL
 from thalweg.demo.caller import kafka_caller
 from thalweg.demo.config import DemoConfig, World

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from stream.events.topics import EXAMPLES
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import Log
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
-from thalweg.audit.log_scan import read_range
 from thalweg.experiment.arm_counts import ArmCounts
 from thalweg.experiment.assignment import SampleRatio, sample_ratio
 from thalweg.experiment.live_counts import NO_VARIANT, LiveCounts

@@ -20,9 +20,9 @@ from stream.events.codec import decode_entity, encode
 from stream.events.topics import DEAD_LETTERS, ITEMS, USERS
 from stream.events.types import DeadLetter
 from stream.history.erasing import is_erased, read_erased
+from stream.log.log_scan import read_range
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent, DataError
-from thalweg.audit.log_scan import read_range
 
 REPLAYED: Final = "Replayed"
 ENTITIES: Final = (ITEMS.name, USERS.name)  # a record is one entity; of all other topics a list of events

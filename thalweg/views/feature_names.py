@@ -18,12 +18,12 @@ from stream.events.types import FeatureName, Item, User
 from stream.features.encoder import Encoder
 from stream.features.page_features import Layout
 from stream.features.value_names import ValueNames
+from stream.log.log_scan import read_range
 from stream.log.protocol import START, Log
 from stream.runtime.errors import BadEvent
 from stream.tables.dtypes import U64
 from stream.tables.hash_kernels import mix
 from stream.tables.jit import kernel
-from thalweg.audit.log_scan import read_range
 
 PRODUCTS_MAX: Final = 50_000_000  # of one cross: the keys of a larger one stay unnamed
 

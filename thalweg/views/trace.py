@@ -8,11 +8,11 @@ from typing import Final
 from stream.events.codec import decode_events, decode_examples
 from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import REASONS, WINDOW_CLOSED, Examples, Impression, Install
+from stream.log.log_scan import SKEW_MS, read_range
 from stream.log.protocol import Log, Record, partition_of
 from stream.runtime.errors import BadSnapshot, DataError
 from stream.snapshots.manifest import Manifest
 from stream.snapshots.store import SnapshotStore
-from thalweg.audit.log_scan import SKEW_MS, read_range
 from thalweg.audit.rules import AuditRules
 from thalweg.views.attribution_explain import PageContext, PositionedEvent
 from thalweg.views.dead_letters import read_dead_letters

@@ -10,11 +10,11 @@ from stream.events.codec import decode_events, encode_record
 from stream.events.topics import EVENTS
 from stream.events.types import Impression
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.protocol import START
 from tests.support.join_oracle import net_of
 from tests.support.kafka_joiner import World, page, running
 from tests.support.waiting import wait_until
-from thalweg.audit.log_scan import read_range
 
 USERS = ("w5", "w0")  # by partition
 

@@ -21,13 +21,13 @@ from stream.joiner.output_records import ledger_record
 from stream.log.dead_letters import dead_letter, decode_prefix
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_log import KafkaLog
+from stream.log.log_scan import read_range
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, Log, Record
 from stream.runtime.errors import DataError
 from stream.runtime.settings import Settings
 from tests.support.join_oracle import net_of
 from tests.support.joined_streams import RULES, Stream, T
-from thalweg.audit.log_scan import read_range
 from thalweg.cli.main import app
 from thalweg.stack.stack import Stack
 from thalweg.views.dead_letters import (
