@@ -75,21 +75,24 @@ def translated(client: redis.Redis) -> Iterator[None]:
 
 
 class RedisMemory(NamedTuple):
-    """Bytes that a Redis uses and may use (0: no limit), and what it does when it's full."""
+    """Bytes that a Redis uses and may use (0: no limit), what it does when it's full, and its machine's memory (0: it
+    doesn't say).
+    """
 
     used: int
     most: int
     policy: str
+    machine: int = 0
 
 
-def memory_of(client: redis.Redis) -> RedisMemory | None:
-    """None where this user may not ask. Raises SnapshotError."""
+def memory_of(client: redis.Redis) -> RedisMemory:
+    """Raises SnapshotError, also where this user may not ask."""
     with translated(client):
-        try:
-            found = client.info("memory")
-        except exceptions.NoPermissionError:
-            return None
-    return RedisMemory(found["used_memory"], found.get("maxmemory", 0), found.get("maxmemory_policy", ""))
+        found = client.info("memory")
+    return RedisMemory(
+        found["used_memory"], found.get("maxmemory", 0), found.get("maxmemory_policy", ""),
+        found.get("total_system_memory", 0),
+    )  # fmt: skip
 
 
 def _translate(address: str, error: Exception) -> SnapshotError:

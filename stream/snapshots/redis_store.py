@@ -42,7 +42,7 @@ from stream.snapshots.manifest import (
     named_blobs,
 )
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
-from stream.snapshots.redis_client import connect, translated
+from stream.snapshots.redis_client import connect, memory_of, translated
 from stream.snapshots.redis_scripts import DIGITS, PIN, PUBLISH, PUT, RETAIN, TAKE
 from stream.snapshots.store import StoreMemory, damaged_blob, missing_blob
 
@@ -181,9 +181,8 @@ class RedisStore:
 
     def memory(self) -> StoreMemory:
         """See SnapshotStore. Without `maxmemory` the limit is the memory of Redis's machine."""
-        with translated(self._client):
-            info = self._client.info("memory")
-        return StoreMemory(info["used_memory"], info["maxmemory"] or info.get("total_system_memory", 0))
+        found = memory_of(self._client)
+        return StoreMemory(found.used, found.most or found.machine)
 
     def report(self, what: str) -> None:
         """See SnapshotStore."""
