@@ -28,10 +28,10 @@ from stream.events.types import (
     User,
     Value,
 )
-from stream.features.page_features import Catalogue, Layout, build_page, id_of, words_of
+from stream.features.page_features import Catalogue, Layout, build_page, words_of
 from stream.features.page_kernels import UserColumns
 from stream.features.statistics import StatisticsProgram
-from stream.features.user_rows import COLUMN, erase_statistics
+from stream.features.user_rows import erase_statistics, user_id_of
 from stream.history.histories import MEMBERS_MAX
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import label_rules
@@ -195,8 +195,8 @@ class FeatureBuilder:
             if installs:
                 self.statistics.learn_installs(installs)
             if isinstance(event, Erase):
-                user = np.uint64(id_of(self.layout.seeds[COLUMN], event.user))
-                erase_statistics(self.statistics, self.layout, user, np.unique(self.catalogue.ids))
+                user, others = user_id_of(self.layout, event.user), np.unique(self.catalogue.ids)
+                erase_statistics(self.statistics, self.layout, user, others)
             joined.append(JoinedEvent(event, examples, installs, one.candidates))
         self._offset += len(prepared)
         self._drop_pages()

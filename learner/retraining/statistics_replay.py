@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from learner.training.example_batch import batch_of
 from stream.events.types import WINDOW_CLOSED, Erase, Examples, Organic, TrainingEvent
 from stream.features.item_similarity import Outcomes
-from stream.features.page_features import Layout, id_of
+from stream.features.page_features import Layout
 from stream.features.page_kernels import open_page
 from stream.features.statistics import Statistics, StatisticsProgram
-from stream.features.user_rows import COLUMN, erase_statistics
+from stream.features.user_rows import erase_statistics, user_id_of
 from stream.spec.spec import Spec
 from stream.spec.values import duration_ms
 from stream.tables.dtypes import F32, U64
@@ -100,8 +100,7 @@ class StatisticsReplay:
         """As a learner does; what the user was crossed with is in the user's pages."""
         words = [words for key, words in pages.items() if key[0] == user]
         others = np.unique(np.concatenate([np.zeros(0, np.uint64), *words]))
-        user_id = np.uint64(id_of(self._layout.seeds[COLUMN], user))
-        erase_statistics(self.statistics, self._layout, user_id, others)
+        erase_statistics(self.statistics, self._layout, user_id_of(self._layout, user), others)
 
 
 def add_missing_rows(target: Statistics, source: Statistics) -> None:

@@ -16,8 +16,7 @@ from learner.training.dedup import RecentIds
 from learner.training.encoded_batch import EncodedBatch
 from learner.training.model import Model
 from stream.events.types import Erase
-from stream.features.page_features import id_of
-from stream.features.user_rows import COLUMN
+from stream.features.user_rows import user_id_of
 from stream.log.protocol import Record
 from stream.tables.dtypes import U64, Bools
 from stream.tables.hash_table import distinct
@@ -48,8 +47,7 @@ def encoded_window(model: Model, records: Sequence[Record]) -> list[EncodedBatch
 
 def erased_until(model: Model, erased: Iterable[Sequence[Erase]]) -> dict[int, int]:
     """By id, the index of the last record that erases the user. `erased`: of each record."""
-    seed = model.layout.seeds[COLUMN]
-    return {id_of(seed, one.user): record for record, events in enumerate(erased) for one in events}
+    return {int(user_id_of(model.layout, one.user)): record for record, events in enumerate(erased) for one in events}
 
 
 def of_erased(batch: EncodedBatch, until: Mapping[int, int], begin: int) -> Bools:

@@ -11,7 +11,7 @@ import numpy as np
 
 from learner.training.model_state import ModelState
 from stream.features.page_features import id_of
-from stream.features.user_rows import COLUMN, erase_statistics, remove_rows, user_keys
+from stream.features.user_rows import erase_statistics, remove_rows, user_id_of, user_keys
 from stream.tables.dtypes import U64
 
 LOW_BYTE: Final = np.uint64(255)
@@ -30,7 +30,7 @@ class RemovedRows(NamedTuple):
 
 def erase_user(model: ModelState, user: str) -> RemovedRows:
     """Erase a user at this point of the log."""
-    return erase_ids(model, [id_of(model.layout.seeds[COLUMN], user)])
+    return erase_ids(model, [int(user_id_of(model.layout, user))])
 
 
 def erase_ids(model: ModelState, user_ids: Iterable[int]) -> RemovedRows:

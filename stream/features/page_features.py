@@ -42,7 +42,7 @@ from stream.runtime.errors import BadEvent
 from stream.spec.built_in_columns import NEWEST
 from stream.spec.columns import NUMBERS, POSITION, Column
 from stream.spec.spec import Spec
-from stream.tables.dtypes import F32, F64, I64, U32, U64
+from stream.tables.dtypes import F32, F64, I64, U64
 
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # a request's many candidates; an event's own limit is tighter
 
@@ -133,21 +133,17 @@ class Layout:
         if self._newest:
             given[self._newest] = list(history[-1:])
         given |= dict.fromkeys(self.built_in.times, PLACE)
-        return UserColumns(*self._encode(given, self.user_lists, self.user_numbers))
+        ids, offsets, numbers = self.encode(given, self.user_lists, self.user_numbers)
+        return UserColumns(np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(numbers, np.float32))
 
     def _ids_of(self, name: str, n: int) -> U64:
         """Ids of a category's texts "0" to n − 1."""
         return np.array([id_of(self.seeds[name], str(value)) for value in range(n)], np.uint64)
 
-    def _encode(self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]) -> tuple[U64, U32, F32]:
-        """ids, offsets [lists+1], numbers of one entity."""
-        ids, offsets, values = self.encode_lists(given, lists, numbers)
-        return np.array(ids, np.uint64), np.array(offsets, np.uint32), np.array(values, np.float32)
-
-    def encode_lists(
+    def encode(
         self, given: Mapping[str, Value], lists: Sequence[str], numbers: Sequence[str]
     ) -> tuple[list[int], list[int], list[float]]:
-        """The same in lists, for who writes them into arrays of many entities."""
+        """ids, offsets [lists+1], numbers of one entity."""
         ids: list[int] = []
         offsets = [0]
         for name in lists:
@@ -190,7 +186,7 @@ class Catalogue:
         given["item.id"] = item.item
         moments = {name: moment_ms(given.get(name)) for name in self.layout.built_in.dates}
         given |= moments
-        ids, offsets, numbers = self.layout.encode_lists(given, self.layout.item_lists, self.layout.item_numbers)
+        ids, offsets, numbers = self.layout.encode(given, self.layout.item_lists, self.layout.item_numbers)
         row, width = len(self.items), len(self.layout.item_lists)
         self._grow(row, len(ids))
         start = int(self.offsets[row * width])

@@ -10,12 +10,17 @@ import numpy as np
 
 from stream.features.cross_products import USER, CrossProducts
 from stream.features.item_similarity import HEAD
-from stream.features.page_features import Layout
+from stream.features.page_features import Layout, id_of
 from stream.features.statistics import Statistics
 from stream.tables.dtypes import U64, Bools
 from stream.tables.hash_table import HashTable
 
 COLUMN: Final = "user.id"
+
+
+def user_id_of(layout: Layout, user: str) -> np.uint64:
+    """A user's id, as pages have it."""
+    return np.uint64(id_of(layout.seeds[COLUMN], user))
 
 
 def erase_statistics(statistics: Statistics, layout: Layout, user: np.uint64, others: U64) -> int:

@@ -17,7 +17,8 @@ from ranker.retrieval.sources import ORDERS
 from ranker.versions.learned_items import LearnedItems, learned_items
 from ranker.versions.snapshot_validation import retrieval_change
 from stream.events.types import Install, Item
-from stream.features.page_features import Catalogue, Layout, id_of
+from stream.features.page_features import Catalogue, Layout
+from stream.features.user_rows import user_id_of
 from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.spec.values import duration_ms
@@ -36,7 +37,7 @@ class LocalRetrieval:
         layout = Layout(spec)
         self.settings = settings or spec.retrieval
         self._learner = ItemRetrieval(self.settings, layout) if self.settings.is_learned else None
-        self._user_seed = layout.seeds["user.id"]
+        self._layout = layout
         self._catalogue, self._columns = Catalogue(layout), ItemColumns()
         self._slots: dict[str, int] = {}
         self.retired: set[str] = set()  # not retrieved until described again, as in a ranker
@@ -73,7 +74,7 @@ class LocalRetrieval:
         """Forget what the user installed; what it taught items stays, as in the learner."""
         self._learn()
         if self._learner:
-            self._learner.erase(np.uint64(id_of(self._user_seed, user)))
+            self._learner.erase(user_id_of(self._layout, user))
 
     def _put(self, name: str, popularity: float) -> None:
         self._columns.put(name, popularity)
