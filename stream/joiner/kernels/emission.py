@@ -112,7 +112,8 @@ def find_or_add_label(j: Any, page: Any, position: Any) -> Any:
 
 
 @kernel
-def _next_row(j: Any) -> Any:
+def next_row(j: Any) -> Any:
+    """The next free row of what is emitted; whoever fills it counts it."""
     begin = j[s.OUT_COUNT] * s.OUT_COLUMNS
     return i64_at(j[s.OUT])[begin : begin + s.OUT_COLUMNS]
 
@@ -122,7 +123,7 @@ def emit_label(
     j: Any, batch: Any, index: Any, position: Any, label: Any, reason: Any, install_index: Any, ingest_ms: Any
 ) -> None:
     """Emit a label of the page at `index`; `install_index`: its cause, −1 if none."""
-    row, words = _next_row(j), words_of(j, s.PAGES)
+    row, words = next_row(j), words_of(j, s.PAGES)
     _put_page(j, row, index)
     size, id_position = item_count(words, index), position
     if words[index + s.P_MORE] & s.EXTENDS:
@@ -138,7 +139,7 @@ def emit_label(
 @kernel
 def emit_negatives(j: Any, index: Any, ingest_ms: Any) -> None:
     """Emit a negative label of every item of the page at `index`."""
-    row = _next_row(j)
+    row = next_row(j)
     _put_page(j, row, index)
     row[0], row[1], row[7] = s.NEGATIVES, j[s.OUT_COUNT], ingest_ms
     j[s.OUT_COUNT] += 1
@@ -155,7 +156,7 @@ def _put_page(j: Any, row: Any, index: Any) -> None:
 @kernel
 def emit_organic(j: Any, index: Any) -> None:
     """Emit the install at `index` as organic."""
-    row = _next_row(j)
+    row = next_row(j)
     row[0], row[2] = s.ORGANIC_INSTALL, index + s.I_RAW
     j[s.OUT_COUNT] += 1
 
@@ -163,7 +164,7 @@ def emit_organic(j: Any, index: Any) -> None:
 @kernel
 def emit_history(j: Any, install_index: Any, newest_ms: Any, sure: Any) -> None:
     """Emit a user's newest time of an item, −1 if none; a negative `install_index`: −1 − the number of an event."""
-    row = _next_row(j)
+    row = next_row(j)
     row[0], row[3], row[4] = s.HISTORY, newest_ms, sure
     row[2] = install_index if install_index < 0 else install_index + s.I_RAW
     j[s.OUT_COUNT] += 1
@@ -172,19 +173,11 @@ def emit_history(j: Any, install_index: Any, newest_ms: Any, sure: Any) -> None:
 @kernel
 def reject_late(j: Any, event: Any, time_ms: Any) -> None:
     """Count and emit an event that is late."""
-    row = _next_row(j)
+    row = next_row(j)
     row[0], row[2], row[3] = s.LATE, event, time_ms
     row[4] = max(j[s.WATERMARK] - j[s.RETENTION], j[s.FLOOR]) - time_ms
     j[s.OUT_COUNT] += 1
     j[s.N_LATE] += 1
-
-
-@kernel
-def emit_erasure(j: Any, event: Any) -> None:
-    """Emit that a user was erased by a record's `event`-th event."""
-    row = _next_row(j)
-    row[0], row[2] = s.ERASURE, event
-    j[s.OUT_COUNT] += 1
 
 
 @kernel
