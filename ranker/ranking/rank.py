@@ -173,7 +173,7 @@ class Ranker:
                            "live; ask again later, or leave them out")  # fmt: skip
         candidates = Candidates(_given(request))
         if not candidates.names:
-            candidates = self._retrieved(request, history or [], None, history or [])
+            candidates = self.retrieved(request.request_id, history or [], None, history or [])
         if not candidates.names:
             raise self._nothing(request)
         names = candidates.names
@@ -201,7 +201,7 @@ class Ranker:
         if attributes is None:
             notes.append(NO_USER)
         candidates = under_rules(
-            given, partial(self._retrieved, request, history or [], served), rules, catalogue,
+            given, partial(self.retrieved, request.request_id, history or [], served), rules, catalogue,
             rules.pinned(request.k, self._cache.items),
         )  # fmt: skip
         if not candidates.names:
@@ -232,16 +232,16 @@ class Ranker:
         )  # fmt: skip
         return fitting(request, reply, version.plan.layout)
 
-    def _retrieved(
-        self, request: RankRequest, history: Sequence[str], served: ServedVersion | None, excluded: Collection[str]
+    def retrieved(
+        self, request_id: str, history: Sequence[str], served: ServedVersion | None, excluded: Collection[str]
     ) -> Candidates:
-        """Items that aren't excluded."""
+        """Candidates of a request that names none, whose user installed these items, newest last."""
         settings = served.version.plan.spec.retrieval if served else Retrieval()
         learned = served.version.learned_items if served else None
         view = learned.view if learned else None
         catalogue, pools = served.catalogue if served else None, self._watcher.pool_builder.pools
         nearest = served.nearest if served else None
-        query = Query(request.request_id, history, settings, pools, self._cache.columns, catalogue, view, nearest)
+        query = Query(request_id, history, settings, pools, self._cache.columns, catalogue, view, nearest)
         return retrieve(query, set(excluded), self._cache.is_deleted)
 
     def _nothing(self, request: RankRequest) -> BadEvent:

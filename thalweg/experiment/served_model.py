@@ -14,8 +14,6 @@ from ranker.ranking.entity_cache import EntityCache
 from ranker.ranking.rank import Ranker
 from ranker.ranking.score import Scorer
 from ranker.ranking.version_watcher import VersionWatcher
-from ranker.retrieval.candidates import retrieve
-from ranker.retrieval.pools import Query
 from ranker.serving import served_model as serving
 from ranker.serving.admission import AdmissionQueue
 from ranker.serving.answering import Answerer
@@ -28,7 +26,6 @@ from stream.features.serve_as import as_served
 from stream.history.profiles import UserProfile
 from stream.log.memory_log import MemoryLog
 from stream.snapshots.memory_store import MemoryStore
-from stream.spec.retrieval import Retrieval
 from stream.spec.spec import Spec
 from stream.tables.dtypes import F32, U64
 
@@ -55,7 +52,7 @@ class ServedModel:
         self._learning = RetrainSchedule(Model(spec.without_holdout(), seed))
         self.log = MemoryLog({REQUESTS.name: 1, REPLIES.name: 1}, now_ms)
         self.rejected = 0  # versions, by the gate
-        self._cache, self._swept = cache, -1
+        self._swept = -1
         self._examples, self._reader = examples, examples.reader(EXAMPLES.name, {0: 0})
         self._now_ms = now_ms
         self._store = MemoryStore(spec.name, lambda: 1_000 * now_ms())
@@ -64,7 +61,8 @@ class ServedModel:
         self._gate = PublishGate(self.model)
         self._watcher = VersionWatcher(self._store, spec.name, cache, now_ms)
         self._scorer = Scorer(1)
-        served = serving.ServedModel(spec.name, self._watcher, Ranker(cache, self._watcher, self._scorer, now_ms))
+        self._ranker = Ranker(cache, self._watcher, self._scorer, now_ms)
+        served = serving.ServedModel(spec.name, self._watcher, self._ranker)
 
         def read(users: Sequence[str]) -> dict[str, UserProfile]:
             return {user: UserProfile(None, attributes.get(user)) for user in users}  # requests bring their histories
@@ -109,20 +107,13 @@ class ServedModel:
         return self._scorer.score(served.version, page)[0]
 
     def retrieved(self, request_id: str, history: Sequence[str]) -> list[str]:
-        """Candidates of a request that names none, whose user installed these items, newest last. All items are swept
-        once a version, and those that came later are new.
+        """As `Ranker.retrieved`, without what the user installed. All items are swept once a version, and those that
+        came later are new.
         """
-        served = self._watcher.served
         if self._swept != self._version:
             self._watcher.items_loaded()
             self._swept = self._version
-        settings = served.version.plan.spec.retrieval if served else Retrieval()
-        learned = served.version.learned_items if served else None
-        query = Query(
-            request_id, history, settings, self._watcher.pool_builder.pools, self._cache.columns,
-            served.catalogue if served else None, learned.view if learned else None,
-        )  # fmt: skip
-        return retrieve(query, {*history}, self._cache.is_deleted).names
+        return self._ranker.retrieved(request_id, history, self._watcher.served, history).names
 
     def publish(self) -> None:
         """Publish what was learned since the last version and serve it, unless the gate rejects it."""
