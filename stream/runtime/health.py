@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
@@ -30,6 +30,21 @@ def run_file(settings: Settings, service: str) -> Path:
 def target_file(run: Path) -> Path:
     """The file by which Prometheus finds a service (file_sd): `<local>/targets/<service>-<worker>.json`."""
     return run.parent.with_name("targets") / run.name
+
+
+def write_run_file(path: Path, host: str, port: int, also: Mapping[str, str]) -> None:
+    """Say in a run file that this process serves there, and `also`. Raises SettingsError."""
+    service, _, worker = path.stem.partition("-")
+    _write_json(path, {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": port, **also})
+
+
+def _write_json(path: Path, content: Any) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:  # `status` may read at any moment
+            file.write(json.dumps(content).encode())
+    except OSError as bad:
+        raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
 
 
 def check_alone(settings: Settings, service: str) -> None:
@@ -83,16 +98,13 @@ class Health:
 
     def _write(self, host: str, path: Path, also: Mapping[str, str]) -> None:
         service, _, worker = path.stem.partition("-")
-        run = {"room": service, "worker": worker, "pid": os.getpid(), "host": host, "port": self.port, **also}
         target = {"targets": [f"{host}:{self.port}"], "labels": {"job": service, "worker": worker}}
         try:
-            for file_path, content in ((path, run), (target_file(path), [target])):
-                file_path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(file_path) as file:  # `status` may read at any moment
-                    file.write(json.dumps(content).encode())
-        except OSError as bad:
+            write_run_file(path, host, self.port, also)
+            _write_json(target_file(path), [target])
+        except SettingsError:
             self._server.server_close()
-            raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
+            raise
 
     def close(self) -> None:
         """Stop serving and remove the files if they are still ours; safe to call twice."""

@@ -14,7 +14,7 @@ from stream.log.protocol import Log
 from stream.runtime.settings import Settings
 from thalweg.views.dead_letters import read_dead_letters, without_erased
 
-LETTERS_MAX: Final = 100  # of each topic
+DEAD_LETTERS_MAX: Final = 100  # of each topic
 RECORDS: Final = 5  # of a partition of events
 USERS_MAX: Final = 12
 
@@ -56,13 +56,13 @@ def dead_letters_of(log: Log) -> list[dict[str, Any]]:
     """The newest dead letters of all topics, newest first."""
     found: list[dict[str, Any]] = []
     for topic in DEAD_LETTERS:
-        for one in without_erased(log, read_dead_letters(log, topic, newest=LETTERS_MAX)):
+        for one in without_erased(log, read_dead_letters(log, topic, newest=DEAD_LETTERS_MAX)):
             found.append({
                 "topic": topic, "number": one.number, "time_ms": one.time_ms, "error": one.dead_letter.error,
                 "message": one.dead_letter.message, "source": one.source, "kind": one.kind,
                 "replayed": bool(one.replayed_ms),
             })  # fmt: skip
-    return sorted(found, key=lambda one: -one["time_ms"])[:LETTERS_MAX]
+    return sorted(found, key=lambda one: -one["time_ms"])[:DEAD_LETTERS_MAX]
 
 
 def users_of(log: Log) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from prometheus_client.samples import Sample
 
 from thalweg.console.rooms import RoomReading
+from thalweg.stack import status
 
 RATE_S: Final = 5.0
 DELAY_S: Final = 15.0
@@ -23,10 +24,8 @@ HISTOGRAMS: Final = {  # delays
     "answer": "thalweg_ranker_answer_seconds",
 }
 LAGS: Final = {
-    "joiner": "thalweg_joiner_consumer_lag_seconds",
-    "learner": "thalweg_learner_lag_seconds",
-    "ranker": "thalweg_ranker_request_lag_seconds",
-}
+    room: f"{next(iter(topics.values()))}_seconds" for room, topics in status.LAGS.items()
+}  # its first topic's
 FIGURES: Final = ("examples", "auc", "log_loss", "calibration", "base_rate")
 FIGURE_METRICS: Final = {f"thalweg_learner_{name}": name for name in FIGURES if name != "examples"} | {
     "thalweg_learner_predicted_examples": "examples"

@@ -1,8 +1,6 @@
-"""`thalweg console`: the page's server, until it is told to stop."""
+"""`thalweg console`: the page's server, until SIGTERM or Ctrl-C."""
 
-import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -16,9 +14,7 @@ from ranker.http.connection import Bounds
 from ranker.http.server import HttpServer, parse_address
 from ranker.http.tokens import Tokens, check_exposure
 from stream.runtime.clock import now_ms
-from stream.runtime.durable_files import replacing
-from stream.runtime.errors import SettingsError
-from stream.runtime.health import run_file
+from stream.runtime.health import run_file, write_run_file
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_store import RedisStore
 from thalweg.console.app import Served, console_app
@@ -107,15 +103,9 @@ def _served(
 
 @contextmanager
 def _announced(settings: Settings, host: str, server: HttpServer) -> Iterator[None]:
-    """A run file for `thalweg status`, as rooms have one. Prometheus isn't told: there is nothing to scrape."""
+    """A run file for `thalweg status`, as rooms have one, but no target for Prometheus: there is nothing to scrape."""
     path = run_file(settings, "console")
-    run = {"room": "console", "worker": settings.worker, "pid": os.getpid(), "host": host, "port": server.port}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(json.dumps(run | {"http": server.address}).encode())
-    except OSError as bad:
-        raise SettingsError(f"can't write {path} ({bad}); make it writable or set THALWEG_LOCAL") from bad
+    write_run_file(path, host, server.port, {"http": server.address})
     try:
         yield
     finally:

@@ -38,15 +38,15 @@ export class DeadLetters {
     }
   }
 
-  show(letters) {
-    if (!letters.length) {
+  show(newest) {
+    if (!newest.length) {
       this.panel.replaceChildren(make("p", { class: "quiet" }, "No dead letters: every event could be read."));
       return;
     }
     const kinds = new Map();
-    for (const { kind, topic } of letters) kinds.set(`${topic}: ${kind}`, (kinds.get(`${topic}: ${kind}`) ?? 0) + 1);
+    for (const { kind, topic } of newest) kinds.set(`${topic}: ${kind}`, (kinds.get(`${topic}: ${kind}`) ?? 0) + 1);
     const counts = [...kinds].sort((a, b) => b[1] - a[1]).map(([kind, count]) => [kind, number(count)]);
-    const rows = letters.map((one) => [clock(one.time_ms), one.source, one.error, one.message, one.replayed ? "replayed" : ""]);
+    const rows = newest.map((one) => [clock(one.time_ms), one.source, one.error, one.message, one.replayed ? "replayed" : ""]);
     this.panel.replaceChildren(
       table("The newest dead letters by reason", ["reason", "count"], counts, "numbers"),
       table("The newest dead letters", ["time", "source", "error", "message", ""], rows));
