@@ -51,7 +51,7 @@ class Rankers:
         tokens.write_text(f'[ops]\ntoken = "{TOKEN}"\nscopes = ["rank", "events", "catalogue", "admin"]\n')
         tokens.chmod(0o600)
         names = ("kafka", "redis", "topic_prefix", "local")
-        self.told = {name: getattr(house.settings, name) for name in names} | {"http_tokens": str(tokens)}
+        self.settings = {name: getattr(house.settings, name) for name in names} | {"http_tokens": str(tokens)}
         house.start("joiner", "learner")
         self.log = KafkaLog(house.settings, linger_ms=5)
         self.processes = [self._ranker(worker) for worker in "ab"]
@@ -61,7 +61,7 @@ class Rankers:
     def _ranker(self, worker: str) -> ForkedProcess:
         arguments = ["run", "ranker", "--spec", str(self.house.spec_file), "--http", "127.0.0.1:0"]
         log = self.house.home / f"ranker-{worker}.log"
-        return self._nest.run("thalweg", arguments, self.told | {"worker": worker}, log)
+        return self._nest.run("thalweg", arguments, self.settings | {"worker": worker}, log)
 
     def _client(self, worker: str) -> httpx.Client:
         file = run_file(self.house.settings.model_copy(update={"worker": worker}), "ranker")
@@ -87,7 +87,7 @@ class Rankers:
     def command(self, *arguments: str) -> str:
         """What a command prints."""
         log = self.house.home / f"{arguments[0]}-{time.monotonic_ns()}.log"
-        process = self._nest.run("thalweg", arguments, self.told, log)
+        process = self._nest.run("thalweg", arguments, self.settings, log)
         assert process.wait(60.0) == 0, log.read_text()
         return log.read_text()
 

@@ -7,7 +7,7 @@ from stream.snapshots.store import StoreMemory
 
 
 class Store(MemoryStore):
-    """A store that uses `used` of its memory, and says how many versions it was last told to keep."""
+    """A store that uses `used` of its memory, and says how many versions it was last asked to keep."""
 
     used = 0.5
     count = 0

@@ -193,10 +193,10 @@ def test_without_a_positive_there_is_no_calibration() -> None:
     assert progress.lifetime().calibration == math.inf
     calibrations = [part.split()[-1] for part in progress.milestones[0].lines()[0].split("|")[:2]]
     assert calibrations == ["-", "-"]
-    told = progress.metrics()
-    assert "auc_arrival" in told
-    assert "calibration" not in told
-    assert "window_calibration" not in told
+    figures = progress.metrics()
+    assert "auc_arrival" in figures
+    assert "calibration" not in figures
+    assert "window_calibration" not in figures
 
 
 def test_only_fake_negatives_are_corrected() -> None:
@@ -380,13 +380,13 @@ def test_a_version_tells_its_figures() -> None:
     """Lifetime and window: of all by their plain names, of a slice the AUC with its name."""
     progress = ProgressiveValidation(["a=b"])
     progress.record(np.array([0.2, 0.7], np.float32), np.array([0, 1], np.float32), np.array([[True], [False]]))
-    told = progress.metrics()
-    assert told["auc_arrival"] == told["window_auc"] == 1.0
-    assert told["log_loss"] == progress.lifetime().log_loss
-    assert told["normalised_entropy"] == progress.lifetime().normalised_entropy()
-    assert told["calibration"] == pytest.approx(0.9)
-    assert told["examples"] == told["window_examples"] == 2
-    assert told["auc_arrival[a=b]"] == told["window_auc[a=b]"] == 0.5
+    figures = progress.metrics()
+    assert figures["auc_arrival"] == figures["window_auc"] == 1.0
+    assert figures["log_loss"] == progress.lifetime().log_loss
+    assert figures["normalised_entropy"] == progress.lifetime().normalised_entropy()
+    assert figures["calibration"] == pytest.approx(0.9)
+    assert figures["examples"] == figures["window_examples"] == 2
+    assert figures["auc_arrival[a=b]"] == figures["window_auc[a=b]"] == 0.5
 
 
 def test_slices_change_nothing_but_figures() -> None:

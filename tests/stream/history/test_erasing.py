@@ -83,13 +83,13 @@ def test_the_ledger_has_the_latest_time_of_each_user(log: MemoryLog) -> None:
 def test_dead_letters_of_users_become_tombstones() -> None:
     """They don't expire. Those of others, and bytes that aren't a user's, stay; to do it again changes nothing."""
     now, dlq = [1], MemoryLog({USERS_DLQ.name: 1}, lambda: now[0])
-    letters = [
+    dead_letters = [
         encode(User("u", {"age": math.nan})),
         encode(User("v", {"age": math.nan})),
         b"\xc1u",
         b"\x93\x08\xa1u\xc1",
     ]
-    for offset, raw in enumerate([*letters, letters[0]]):
+    for offset, raw in enumerate([*dead_letters, dead_letters[0]]):
         now[0] = 9 * (offset == 4) + 1
         made = dead_letter(raw, "BadEvent", "why", Record(USERS.name, 0, offset, 1, None, b""))
         dlq.send(made.topic, made.partition, made.value, made.key)
