@@ -21,6 +21,7 @@ from stream.log.protocol import START, Log
 from stream.runtime.clock import now_ms
 from stream.runtime.errors import CheckpointError
 from stream.runtime.logs import is_json
+from stream.runtime.metrics import UPDATING
 
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 METRICS_EVERY_MS = 200
@@ -259,9 +260,10 @@ class Learner:
         if not now and now_ms() - self._metrics_ms < METRICS_EVERY_MS:
             return
         self._metrics_ms = now_ms()
-        metrics.set_model(self.model)
-        metrics.DEAD_LETTERS.set(self.dead_letters.count)
-        metrics.OFFSET.set(max(self.offset, 0))
+        with UPDATING:  # else what was learned and the offset may not belong together
+            metrics.set_model(self.model)
+            metrics.DEAD_LETTERS.set(self.dead_letters.count)
+            metrics.OFFSET.set(max(self.offset, 0))
         self.lag.set_metrics(self._metrics_ms)
         if self.publisher:
             metrics.VERSION.set(self.publisher.uploader.published)

@@ -11,7 +11,7 @@ from litestar import Litestar, MediaType, Request, Response, delete, get
 from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from ranker.explain.explainer import K_MAX
 from ranker.http.event_batch import EventList, EventsAnswer
@@ -31,6 +31,7 @@ from stream.events.named_requests import NamedRequest
 from stream.events.personal_data import PLACES, Place
 from stream.events.types import ID_BYTES_MAX, Item, Value
 from stream.runtime.health import Check
+from stream.runtime.metrics import exported
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -172,7 +173,7 @@ def _health(served: Served, tokens: Tokens) -> list[Any]:
         media_type=MediaType.TEXT,
     )
     def metrics() -> Response[bytes]:
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(exported(), media_type=CONTENT_TYPE_LATEST)
 
     return [livez, readyz, metrics]
 

@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from stream.runtime.durable_files import replacing
 from stream.runtime.errors import SettingsError
+from stream.runtime.metrics import exported
 from stream.runtime.settings import Settings
 
 Check = Callable[[], tuple[bool, str]]
@@ -126,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Serve one of the three paths, else 404."""
         path = self.path.split("?")[0]
         if path == "/metrics":
-            self._send(200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY))
+            self._send(200, CONTENT_TYPE_LATEST, exported())
         elif path in self._checks:
             is_ok, message = self._checks[path]()
             self._send(200 if is_ok else 503, PLAIN, f"{message}\n".encode())

@@ -1,14 +1,26 @@
-"""A counter whose value is stored elsewhere: in a checkpoint, in a kernel's numbers."""
+"""What /metrics exports: one consistent set of numbers; and a counter whose value is stored elsewhere."""
 
+import threading
 from collections.abc import Iterator
+from typing import Final
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+UPDATING: Final = threading.Lock()  # while metrics that belong together are set, nothing is exported
+
+
+def exported() -> bytes:
+    """All metrics, in Prometheus' text format."""
+    with UPDATING:
+        return generate_latest(REGISTRY)
+
 
 class Total(Collector):
-    """Exported as the counter `name`_total. It may start at any value, and be reset to a smaller one."""
+    """A counter whose value is stored elsewhere: in a checkpoint, in a kernel's numbers.
+
+    Exported as the counter `name`_total. It may start at any value, and be reset to a smaller one."""
 
     def __init__(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels

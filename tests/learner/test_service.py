@@ -24,6 +24,7 @@ from learner.publishing.publisher import Publisher, publish_config
 from learner.publishing.version_allocator import HighWater
 from learner.record_prefetcher import RecordPrefetcher
 from learner.service import HUNG_S, _loop, _prefetch, _start, _Status, _take
+from learner.training import metrics
 from learner.training.model import Model
 from learner.training.training_records import TrainingRecords
 from stream.events.codec import decode_entity, decode_examples, encode_record
@@ -41,6 +42,7 @@ from stream.runtime.errors import (
     StoreUnavailable,
 )
 from stream.runtime.heartbeat import Heartbeat
+from stream.runtime.metrics import exported
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import Head
 from stream.snapshots.memory_store import MemoryStore
@@ -369,6 +371,29 @@ def test_the_metrics_say_what_is_held_and_what_went(tmp_path: Path) -> None:
     assert 0 < vocabulary.evicted_pending == metric("evicted_ids_total", had="none")
     assert metric("keys", part="wide") == len(learner.model.wide.table)
     assert metric("keys", part="statistics") == len(learner.model.statistics.table)
+
+
+def test_a_scrape_shows_examples_and_offset_of_one_moment(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes while they are set waits: else examples of before could stand beside an offset of after."""
+    room.write(*map(encode_record, records(SPEC, 12)))
+    room.learn()
+    room.learner.update_metrics(now=True)
+    with ThreadPoolExecutor(1) as pool:
+        scrapes = list[Future[bytes]]()
+
+        def set_model(model: Model) -> None:
+            scrapes.append(pool.submit(exported))
+            with pytest.raises(TimeoutError):
+                scrapes[0].result(timeout=0.2)
+            metrics.EXAMPLES.set(model.examples)
+
+        room.write(*map(encode_record, records(SPEC, 24)[12:]))
+        room.learn()
+        monkeypatch.setattr(metrics, "set_model", set_model)
+        room.learner.update_metrics(now=True)
+        lines = scrapes[0].result().decode().splitlines()
+    assert f"thalweg_learner_examples_total {room.learner.model.examples:.1f}" in lines
+    assert f"thalweg_learner_offset {room.learner.offset:.1f}" in lines
 
 
 def test_a_learner_goes_on_from_its_checkpoint(room: Room) -> None:
