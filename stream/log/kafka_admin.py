@@ -80,15 +80,7 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
     A deployment without a topic `events` is new: no earlier release runs in it, and this one's formats are written.
     Raises LogUnavailable, LogError.
     """
-    new = {
-        change.topic: {
-            "num_partitions": change.partitions,
-            "replication_factor": change.replication,
-            "configs": dict(change.config),
-        }
-        for change in changes
-        if change.action == "create"
-    }
+    new = _wanted(changes)
     altered = [
         ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
         for change in changes
@@ -102,6 +94,30 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
     if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
         with closing(KafkaLog(settings)) as log:
             raise_level(log)
+
+
+def create_topics(settings: Settings, changes: list[Change]) -> None:
+    """Create these topics, and wait until they are ready. Raises LogUnavailable, LogError."""
+    if changes:
+        with _admin(settings, "creating topics") as admin:
+            _create(admin, _wanted(changes))
+
+
+def describe_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+    """What creates the broker's topics as they are; missing ones are left out. Raises LogUnavailable, LogError."""
+    with _admin(settings, "describing topics") as admin:
+        found = admin.describe_topics([settings.topic(topic.name) for topic in topics])
+        found = [topic for topic in found if topic["error_code"] != MISSING]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
+        configs = admin.describe_configs(resources)["topic"] if resources else {}
+    return [
+        Change(
+            topic["name"], "create", "",
+            tuple(sorted((key, entry["value"]) for key, entry in configs[topic["name"]].items())),
+            len(topic["partitions"]), min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+        )
+        for topic in found
+    ]  # fmt: skip
 
 
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
@@ -153,6 +169,18 @@ def _admin(settings: Settings, doing: str) -> Iterator[Any]:
     check_reachable(settings)
     with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
         yield admin
+
+
+def _wanted(changes: list[Change]) -> dict[str, dict[str, Any]]:
+    return {
+        change.topic: {
+            "num_partitions": change.partitions,
+            "replication_factor": change.replication,
+            "configs": dict(change.config),
+        }
+        for change in changes
+        if change.action == "create"
+    }
 
 
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
