@@ -25,7 +25,7 @@ CHECKPOINTS: Final = "checkpoints/"
 PINS: Final = "pins/"
 NUMBERS: Final = "numbers"
 
-Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Time = Annotated[int, msgspec.Meta(ge=0, lt=TIME_MS_MAX)]
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 # Where a file goes is one of three folders, whatever the manifest says.

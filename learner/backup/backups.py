@@ -162,7 +162,9 @@ class Backups:
             since = self._now_ms() - LOCK_MS
             for other in self.target.sizes("locks"):
                 of, written, _ = other.split("-") if other.count("-") == 2 else ("", "", "")
-                if of == but and written.isdecimal() and int(written) > since:
+                if written.isdecimal() and int(written) <= since:
+                    self.target.remove(f"locks/{other}")
+                elif of == but:
                     raise BackupError(
                         f"{self.target} is in use ({other}): try again once that has ended; one that was killed counts "
                         f"for {LOCK_MS // 3_600_000} hours, or until its file in locks/ is removed"
