@@ -27,6 +27,7 @@ class Clock:
         self.ms = 1_700_000_000_000
 
     def __call__(self) -> int:
+        """A millisecond later each time."""
         self.ms += 1
         return self.ms
 

@@ -17,7 +17,7 @@ from stream.runtime.errors import BackupError, SettingsError
 )  # fmt: skip
 def test_other_targets_are_refused(url: str, tmp_path: Path) -> None:
     """A folder or a bucket, nothing that leads elsewhere."""
-    with pytest.raises(SettingsError, match="s3://bucket/prefix|machine"):
+    with pytest.raises(SettingsError, match=r"s3://bucket/prefix|names a machine"):
         open_target(url, "m", tmp_path / "local")
 
 
