@@ -146,7 +146,7 @@ class Uploader(threading.Thread):
             self._warned["behind"] = "warned"
             log.warning(
                 "learning, but nothing is published before as much was learned as the live version has; "
-                "if `examples` was recreated since, give the model another name, or `thalweg restore --rebase` a backup",
+                "if `examples` was recreated since: `thalweg restore --rebase`, or another name for the model",
                 live=state.head.version, learned=self._position[1], wanted=state.position[1],
             )  # fmt: skip
 

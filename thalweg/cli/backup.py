@@ -90,6 +90,7 @@ def restore(
         with closing(KafkaLog(settings)) as log:
             records = restore_records(backups, manifest, folders, log, lambda topic: print_stderr(f"{topic} ..."))
             erased = len(list(erase_again(log))) if records.get("erased") else 0
+            _copy_users_again(settings)
             restored = restore_files(backups, manifest, folders, now_ms, log)
         for topic, count in records.items():
             print(f"{topic}: {count:,} records")
@@ -101,6 +102,16 @@ def restore(
     print(f"restored: {restored.examples:,} examples, next offset {restored.offset:,}; start the learner")
     figures = {"backup": backup_id or ids[-1], "offset": restored.offset, "examples": restored.examples}
     write_json(json_file, {**figures, **{f"{topic} records": count for topic, count in records.items()}})
+
+
+def _copy_users_again(settings: "Settings") -> None:
+    """Joiners copy all of the topic to Redis: where they ended is an offset of the lost log."""
+    from stream.history.user_writer import offsets_key
+    from stream.snapshots.redis_client import connect, translated
+
+    if settings.redis:
+        with closing(connect(settings)) as client, translated(client):
+            client.delete(offsets_key(settings.topic_prefix))
 
 
 def _open(target: str, spec: ModelSpec) -> "tuple[Settings, str, Backups, Folders]":
