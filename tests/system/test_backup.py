@@ -32,6 +32,7 @@ from thalweg.views.erasure import write_erasure
 pytestmark = pytest.mark.timeout(400)
 
 PAGES = 300
+DAY_MS = 86_400_000
 COMPACTED = (ITEMS.name, USERS.name, HISTORIES.name)
 
 
@@ -56,11 +57,12 @@ def learned(house: House, log: KafkaLog, examples: int) -> None:
 
 
 def renamed(event: WorldEvent, run: int) -> WorldEvent:
-    """Pages and installs of this run, not those of another again."""
+    """Pages and installs of this run, a day after those of the run before."""
     if isinstance(event, Impression):
-        return replace(event, request_id=f"{run}-{event.request_id}")
+        return replace(event, request_id=f"{run}-{event.request_id}", time_ms=event.time_ms + run * DAY_MS)
     if isinstance(event, Install):
-        return replace(event, request_id=f"{run}-{event.request_id}", install_id=f"{run}-{event.install_id}")
+        ids = {"request_id": f"{run}-{event.request_id}", "install_id": f"{run}-{event.install_id}"}
+        return replace(event, **ids, time_ms=event.time_ms + run * DAY_MS)
     return event
 
 
