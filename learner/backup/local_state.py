@@ -21,7 +21,9 @@ from stream.snapshots.manifest import named_blobs
 from stream.snapshots.version_files import VersionFiles
 
 TRIES: Final = 5  # the learner may delete a file between two looks
-BLOB_MIN: Final = 1 << 20  # smaller arrays of a checkpoint share a blob
+# Bytes. Arrays that don't change, and those that only grow, such as a copy of the model that isn't complete yet, have
+# the same blobs in the next file; slices of tables never do.
+PIECE: Final = 1 << 20
 log = structlog.get_logger("backup")
 
 
@@ -47,11 +49,11 @@ class Folders(NamedTuple):
 
 
 class OpenFile(NamedTuple):
-    """A file that doesn't change. `cuts`: offsets at which it may be cut into blobs, rising."""
+    """A file that doesn't change. `spans`: first and past-last offsets of the arrays in it, rising."""
 
     path: str
     file: IO[bytes]
-    cuts: list[int]
+    spans: list[tuple[int, int]]
     mark: str = ""
 
     def store(self, writer: BlobWriter, known: dict[str, StoredFile]) -> StoredFile:
@@ -60,7 +62,7 @@ class OpenFile(NamedTuple):
         if self.mark and before and before.mark == self.mark and all(map(writer.has, before.blobs)):
             return before
         blobs, begin, size = list[Blob](), 0, os.fstat(self.file.fileno()).st_size
-        for end in _ends(self.cuts, size):
+        for end in _ends(self.spans, size):
             raw = os.pread(self.file.fileno(), end - begin, begin)
             if len(raw) != end - begin:
                 raise BackupError(f"{self.path} ends at {begin + len(raw)}, and had {size} bytes: back up again")
@@ -77,20 +79,24 @@ class LocalState(NamedTuple):
     meta: Meta
 
 
-def _ends(cuts: list[int], size: int) -> Iterator[int]:
-    """Where blobs end: at cuts, once BLOB_MIN is reached, or at BLOB_BYTES.
+def _ends(spans: list[tuple[int, int]], size: int) -> Iterator[int]:
+    """Where blobs end: large arrays are cut by PIECE from their beginning on, small ones share blobs.
 
-    >>> [*_ends([8, 3 << 20, (3 << 20) + 8], 20 << 20)] == [3 << 20, 11 << 20, 19 << 20, 20 << 20]
+    >>> [*_ends([(8, 9), (9, 9 + (5 << 19))], 6 << 19)] == [9, 9 + (1 << 20), 9 + (2 << 20), 6 << 19]
     True
     """
     begin = 0
-    for cut in (*cuts, size):
-        while cut - begin > BLOB_BYTES:
-            begin += BLOB_BYTES
-            yield begin
-        if cut > begin and (cut - begin >= BLOB_MIN or cut == size):
-            begin = cut
-            yield cut
+    for start, end in (*spans, (size, size)):
+        is_large = end - start >= PIECE
+        if is_large or start == size or end - begin >= PIECE:
+            to = start if is_large else end
+            yield from range(begin + BLOB_BYTES, to, BLOB_BYTES)
+            if to > begin:
+                yield to
+            begin = to
+        if is_large:
+            yield from range(start + PIECE, end + 1, PIECE)
+            begin = start + (end - start) // PIECE * PIECE
 
 
 @contextmanager
@@ -154,9 +160,8 @@ def _open_file(path: Path, found: dict[str, OpenFile], stack: ExitStack) -> Foot
     file = stack.enter_context(path.open("rb"))
     footer, digest = read_footer_of(file)
     own = [chunk for chunk in footer.chunks if chunk.file == path.name]
-    cuts = sorted({end for chunk in own for end in (chunk.offset, chunk.offset + chunk.size)})
     stored = CHECKPOINTS + path.name
-    found[stored] = OpenFile(stored, file, cuts, digest)
+    found[stored] = OpenFile(stored, file, sorted((one.offset, one.offset + one.size) for one in own), digest)
     return footer
 
 

@@ -114,7 +114,7 @@ def test_large_files_are_cut(machine: Machine, monkeypatch: pytest.MonkeyPatch, 
     """No blob is larger than its bound; cuts lie between arrays, so equal arrays are stored once."""
     for module in ("local_state", "backups", "backup_manifest"):
         monkeypatch.setattr(f"learner.backup.{module}.BLOB_BYTES", 10_000)
-    monkeypatch.setattr("learner.backup.local_state.BLOB_MIN", 100)
+    monkeypatch.setattr("learner.backup.local_state.PIECE", 1_000)
     done = machine.back_up()
     assert max(blob.size for blob in done.manifest.blobs().values()) <= 10_000 < BLOB_BYTES
     machine.life.writer = Checkpointer(machine.life.model, machine.life.files, 60)  # so the next is a base

@@ -1,11 +1,15 @@
 """Where backups may be, and what a target does."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from learner.backup.restore import restore_files
 from learner.backup.target import open_target
 from stream.runtime.errors import BackupError, SettingsError
+from tests.support.backed_up import Machine, folders_in
+from tests.support.s3_server import S3Server, s3_server
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,48 @@ def test_objects_are_written_whole_listed_and_removed(tmp_path: Path) -> None:
     target.remove("blobs/a")
     target.remove("blobs/a")
     assert target.sizes("blobs") == {}
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An S3 with one bucket, named by the usual variables."""
+    with s3_server("bucket") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        yield server
+
+
+def test_a_bucket_is_written_listed_read_and_emptied(s3: S3Server, tmp_path: Path) -> None:
+    """Under its prefix and the model's name; a list may come in several answers."""
+    target = open_target("s3://bucket/some/prefix/", "t1.m", tmp_path)
+    assert target.sizes("blobs") == {}
+    for number in range(5):
+        target.write(f"blobs/{number}", b"x" * number)
+    target.write("locks/l", b"")
+    assert min(s3.objects) == "bucket/some/prefix/t1.m/blobs/0"
+    assert target.sizes("blobs") == {f"{number}": number for number in range(5)}
+    assert target.read("blobs/4", 4) == b"xxxx"
+    with pytest.raises(BackupError, match="more than 3 bytes"):
+        target.read("blobs/4", 3)
+    with pytest.raises(BackupError, match="reading blobs/9"):
+        target.read("blobs/9", 3)
+    target.remove("blobs/4")
+    target.remove("blobs/4")
+    assert len(target.sizes("blobs")) == 4
+    with pytest.raises(BackupError, match=r"writing blobs/1.*your rights"):
+        open_target("s3://other/prefix", "m", tmp_path).write("blobs/1", b"")
+
+
+def test_a_learner_is_backed_up_to_a_bucket(s3: S3Server, tmp_path: Path) -> None:
+    """And restored from there."""
+    machine = Machine(tmp_path, open_target("s3://bucket/prefix", "small", tmp_path))
+    machine.learn_until(20)
+    machine.life.finish()
+    done = machine.back_up()
+    assert len(s3.objects) == done.blobs + 1
+    restored = restore_files(
+        machine.backups, machine.backups.read(done.id), folders_in(tmp_path / "new"), machine.clock
+    )
+    assert (restored.offset, restored.examples) == (20, machine.life.model.examples)
