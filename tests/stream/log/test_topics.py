@@ -103,6 +103,20 @@ def test_apply_alters_only_what_differs(settings: Settings) -> None:
     assert plan_topics(settings, (longer,)) == []
 
 
+def test_retention_is_a_setting_that_raises_and_never_lowers(settings: Settings) -> None:
+    """A greater one is set where topics are; a smaller one leaves what is there, and says so."""
+    apply_topics(settings, plan_topics(settings))
+    longer = settings.model_copy(update={"events_days": 30, "examples_days": 366})
+    plan = plan_topics(longer)
+    assert {change.topic: change.config for change in plan} == {
+        settings.topic(name): (("retention.ms", str(days * 24 * HOUR_MS)),)
+        for name, days in {"events": 30, "organic": 30, "examples": 366}.items()
+    }
+    assert {change.action for change in plan} == {"alter"}
+    apply_topics(longer, plan)
+    assert {change.action for change in plan_topics(settings)} == {"leave"}
+
+
 @pytest.mark.parametrize(
     ("key", "raised"), [("retention.ms", str(2 * HOUR_MS)), ("retention.ms", "-1"), ("max.message.bytes", "9000000")]
 )
