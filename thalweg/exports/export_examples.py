@@ -1,8 +1,8 @@
 """Exports the topic `examples` to Parquet files by day. It can be killed at any time and run again."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +12,12 @@ from stream.events.topics import EXAMPLES
 from stream.history.erasing import read_erased
 from stream.log.log_scan import OnProgress
 from stream.log.protocol import Log, Record
-from stream.runtime.errors import DataError, LogGap
+from stream.runtime.errors import DataError
 from thalweg.exports.example_rows import Erased, rows_of
 from thalweg.exports.export_files import DAY_MS, ExportFiles
+from thalweg.exports.log_range import read_without_gap
 
 FILE_BYTES: Final = 64 * 1024 * 1024  # of records in a file, about
-POLL_S: Final = 0.2
-RECORDS_MAX: Final = 200  # that are turned into rows at once
 
 
 @dataclass
@@ -78,7 +77,8 @@ def _export_range(
             done.files += 1
         first, rows, size = until, [], 0
 
-    for records in _days(log, first, end, lambda at: on_progress(EXAMPLES.name, at - offsets[0], end - offsets[0])):
+    for records in _days(read_without_gap(log, first, end)):
+        on_progress(EXAMPLES.name, records[0].offset - offsets[0], end - offsets[0])
         time_ms = records[0].time_ms
         if began_ms is not None and (size >= file_bytes or time_ms // DAY_MS != began_ms // DAY_MS):
             finish(records[0].offset)
@@ -90,23 +90,11 @@ def _export_range(
         done.records += len(records)
         done.invalid += invalid
     finish(end)
+    on_progress(EXAMPLES.name, end - offsets[0], end - offsets[0])
 
 
-def _days(log: Log, first: int, end: int, on_read: Callable[[int], None]) -> Iterator[list[Record]]:
-    """Consecutive records of one day, at most RECORDS_MAX at once."""
-    with closing(log.reader(EXAMPLES.name, {0: first})) as reader:
-        while (at := reader.positions()[0]) < end:
-            on_read(at)
-            try:
-                polled = [record for record in reader.poll(POLL_S, RECORDS_MAX) if record.offset < end]
-            except LogGap as gap:
-                raise DataError(
-                    f"records {gap.wanted} to {gap.start - 1} of `{EXAMPLES.name}` were deleted while they were "
-                    "exported: raise THALWEG_EXAMPLES_DAYS, and export again (what follows isn't lost)"
-                ) from None
-            while polled:
-                day = polled[0].time_ms // DAY_MS
-                count = next((i for i, record in enumerate(polled) if record.time_ms // DAY_MS != day), len(polled))
-                yield polled[:count]
-                polled = polled[count:]
-    on_read(end)
+def _days(read: Iterable[list[Record]]) -> Iterator[list[Record]]:
+    """The same, none of them with records of two days."""
+    for records in read:
+        for _, of_day in groupby(records, lambda record: record.time_ms // DAY_MS):
+            yield list(of_day)
