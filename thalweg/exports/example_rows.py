@@ -127,8 +127,24 @@ def _split(part: bytes, event: TrainingEvent) -> tuple[int | None, bytes, U64, b
 
 def _series(name: str, values: Sequence[Any]) -> pl.Series:
     kind = SCHEMA[name]
-    if name == "features":  # as arrays: not word by word
-        return pl.Series(name, list(values), pl.List(pl.UInt64) if not values else None).cast(kind)
-    if kind in (TIME, pl.List(TIME)):
-        return pl.Series(name, values, pl.Int64 if kind == TIME else pl.List(pl.Int64)).cast(kind)
-    return pl.Series(name, values, kind)
+    if isinstance(kind, pl.List):
+        return _lists(name, values, kind)
+    return pl.Series(name, values, pl.Int64).cast(TIME) if kind == TIME else pl.Series(name, values, kind)
+
+
+def _lists(name: str, values: Sequence[Any], kind: pl.List) -> pl.Series:
+    """Lists, and None, as a column: cut from all their elements at once, since Polars takes 10 µs a list."""
+    lengths = np.array([-1 if one is None else len(one) for one in values], np.int64)
+    parts = [one for one in values if one is not None and len(one)]
+    if name == "features":
+        elements = pl.Series(name, np.concatenate([NO_WORDS, *parts]))
+    else:
+        inner = pl.Int64 if kind.inner == TIME else kind.inner
+        elements = pl.Series(name, list(chain.from_iterable(parts)), inner)
+    rows = pl.DataFrame({"row": np.repeat(np.arange(len(values)), np.maximum(lengths, 0)), name: elements})
+    lists = rows.group_by("row", maintain_order=True).agg(name)
+    found = pl.DataFrame({"row": np.arange(len(values)), "length": lengths}).join(
+        lists, on="row", how="left", maintain_order="left"
+    )
+    empty = pl.lit([], pl.List(elements.dtype))
+    return found.select(pl.when(pl.col("length") == 0).then(empty).otherwise(pl.col(name)).cast(kind).alias(name))[name]
