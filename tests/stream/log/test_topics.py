@@ -13,6 +13,7 @@ from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 
 
@@ -23,9 +24,17 @@ def settings(stack: Stack, topic_prefix: str) -> Settings:
 
 
 def alter(settings: Settings, topic: Topic, config: dict[str, str]) -> None:
-    """Set a topic's configuration, as an operator does."""
+    """Set a topic's configuration, as an operator does, and wait until the broker shows it."""
+    name = settings.topic(topic.name)
     with KafkaAdminClient(**client_options(settings)) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic.name), config)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+
+        def is_shown() -> bool:
+            wanted = [ConfigResource(ConfigResourceType.TOPIC, name, config)]
+            found = admin.describe_configs(wanted, config_filter="all")["topic"][name]
+            return all(found[key]["value"] == value for key, value in config.items())
+
+        wait_until(is_shown, f"the configuration of {name}")
 
 
 def test_topics_are_declared_once() -> None:
@@ -114,6 +123,7 @@ def test_retention_is_a_setting_that_raises_and_never_lowers(settings: Settings)
     }
     assert {change.action for change in plan} == {"alter"}
     apply_topics(longer, plan)
+    wait_until(lambda: not plan_topics(longer), "the new retention")
     assert {change.action for change in plan_topics(settings)} == {"leave"}
 
 

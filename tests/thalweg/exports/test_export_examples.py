@@ -1,5 +1,6 @@
 """An export writes what no file has: complete files, by day, in bounded pieces, without users who were erased."""
 
+import re
 from pathlib import Path
 
 import duckdb
@@ -11,8 +12,11 @@ from stream.events.topics import EXAMPLES
 from stream.runtime.errors import DataError
 from tests.support.exported_log import PAGES, STEP_MS, T, day_log, erase_in, exported, fill, names, whole
 from thalweg.exports import export_files
+from thalweg.exports.example_rows import SCHEMA
 from thalweg.exports.export_examples import export_examples
 from thalweg.exports.export_files import DAY_MS, ExportFiles
+
+DOCS = Path(__file__).parents[3] / "docs" / "export.md"
 
 
 def test_files_are_of_one_day_and_have_the_log(tmp_path: Path) -> None:
@@ -167,3 +171,17 @@ def test_polars_and_duckdb_read_the_folder_as_it_is(tmp_path: Path) -> None:
     assert days == [("2023-11-14", 60), ("2023-11-15", 60), ("2023-11-16", 30)]
     times = _duckdb(f"select epoch_ms(min(append_time)), epoch_ms(max(append_time)) from {files}")
     assert times == [(T, T + 49 * STEP_MS)]
+
+
+def test_the_docs_queries_run_and_its_table_has_every_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """docs/export.md says what the files are."""
+    text = DOCS.read_text()
+    monkeypatch.chdir(tmp_path)
+    export_examples(day_log(), Path("exported"), None, None)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})
+    assert "2023-11-16" in capfd.readouterr().out
+    columns = [name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(columns) == sorted(["day", *SCHEMA])
