@@ -23,7 +23,7 @@ from thalweg.sizing.work import Work, work_of
 PAGES: Final = 20_000
 WARM: Final = 0.3  # of the records are learned before the clock starts
 LOAD: Final = Load(1, USERS, ITEMS, lengths={"user.history": HISTORY, "item.genres": 2.5})  # `labelled_pages`
-CHUNK: Final = 128  # records that are encoded at once
+CHUNK: Final = 32  # records that are encoded at once
 
 
 class Case(NamedTuple):

@@ -25,10 +25,13 @@ CANDIDATE_US: Final = 4.0
 FLOPS_US: Final = 100_000.0  # of the tower's layers behind the first, a µs of a core
 VERSION_US: Final = 8_000.0  # a builder's, for each version; `python -m benchmarks swap`
 
-# Bytes in Redis: of a user's attributes, of a history, and of each item in it; `python -m benchmarks size`.
+# Bytes in Redis: of a user's attributes, of a history, and of each item in it, also where it has more than Redis packs
+# (zset-max-listpack-entries); `python -m benchmarks size`.
 USER_BYTES: Final = 170
-HISTORY_BYTES: Final = 150
-HISTORY_ITEM_BYTES: Final = 24
+HISTORY_BYTES: Final = 120
+HISTORY_ITEM_BYTES: Final = 26
+PACKED_ITEMS: Final = 128
+LOOSE_ITEM_BYTES: Final = 118
 READ_US: Final = 20.0  # Redis's, for a user's profile
 
 REDIS_BYTES_S: Final = 400_000_000  # that its one thread sends; `python -m benchmarks snapshot`

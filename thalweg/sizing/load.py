@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from stream.history.histories import MEMBERS_MAX
 from stream.spec.built_in_columns import HOUR, NEWEST, WEEKDAY
 from stream.spec.spec import Spec
 
@@ -45,6 +46,11 @@ class Load:
     def installs_per_user(self) -> float:
         """Within `days`."""
         return self.installs_s * self.seconds / self.users
+
+    @property
+    def history(self) -> float:
+        """Items of a user's history in Redis, which has more than a page takes of it."""
+        return min(MEMBERS_MAX, self.installs_per_user)
 
     @property
     def seconds(self) -> float:

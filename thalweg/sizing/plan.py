@@ -68,6 +68,7 @@ class Plan(NamedTuple):
     request_us: float
     event_bytes: float
     open_pages: int
+    replication: int
 
 
 def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
@@ -96,6 +97,7 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
         request_us=request_us(spec),
         event_bytes=wire.event_bytes(spec, load),
         open_pages=models * open_pages,
+        replication=settings.replication,
     )
 
 
@@ -173,7 +175,7 @@ def _kafka(spec: Spec, load: Load, settings: Settings) -> Room:
 
 def _redis(spec: Spec, load: Load, settings: Settings, rankers: Room) -> Room:
     memory = profile_bytes(load) + versions_bytes(spec, load, settings)
-    profiles = load.pages_s * user_bytes(_history(load))
+    profiles = load.pages_s * user_bytes(load.history)
     bytes_s = rankers.in_bytes_s + profiles
     cores = (load.pages_s * costs.READ_US / 1e6 + bytes_s / costs.REDIS_BYTES_S) / costs.USED
     return Room("Redis", 1, max(1.0, cores), int(memory), 0, version_bytes_s(spec, load), bytes_s)
@@ -181,17 +183,13 @@ def _redis(spec: Spec, load: Load, settings: Settings, rankers: Room) -> Room:
 
 def user_bytes(history: float) -> float:
     """Of a user in Redis."""
-    return costs.USER_BYTES + (costs.HISTORY_BYTES + costs.HISTORY_ITEM_BYTES * history if history else 0)
-
-
-def _history(load: Load) -> float:
-    """Items of a user's history in Redis, which has more than a page takes of it."""
-    return min(1_000.0, load.installs_per_user)
+    each = costs.HISTORY_ITEM_BYTES if history <= costs.PACKED_ITEMS else costs.LOOSE_ITEM_BYTES
+    return costs.USER_BYTES + (costs.HISTORY_BYTES + each * history if history else 0)
 
 
 def profile_bytes(load: Load) -> float:
     """Of all users in Redis."""
-    return load.users * user_bytes(_history(load))
+    return load.users * user_bytes(load.history)
 
 
 def versions_bytes(spec: Spec, load: Load, settings: Settings) -> float:

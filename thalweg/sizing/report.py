@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stream.runtime.memory import JOINER_MB_MAX, JOINER_SHARE, MB
 from stream.spec.spec import Spec
+from thalweg.sizing.costs import PACKED_ITEMS
 from thalweg.sizing.load import LENGTH, VALUES, Load
 from thalweg.sizing.plan import Plan, pages_s_of_learner
 
@@ -27,9 +28,9 @@ class Machine(NamedTuple):
 
 
 def machines(plan: Plan, machine: Machine) -> int:
-    """How many, if processes are spread freely."""
+    """How many, if processes are spread freely, but replicas of Kafka's topics on machines of their own."""
     by_cores = math.ceil(sum(room.cores for room in plan.rooms) / machine.cores)
-    return max(by_cores, math.ceil(sum(room.memory for room in plan.rooms) / machine.memory))
+    return max(plan.replication, by_cores, math.ceil(sum(room.memory for room in plan.rooms) / machine.memory))
 
 
 def rooms_table(plan: Plan, title: str) -> Table:
@@ -86,8 +87,13 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
     ]
     if of["Redis"].out_bytes_s > GIGABIT_S * plan.models:
         found.append(
-            "versions to rankers are more than a gigabit a second from one Redis: publish less often (publish.every, "
-            "publish.deep_every)"
+            "versions to rankers are more than a gigabit a second from one Redis: fewer crosses with lists touch fewer "
+            "keys; publishing less often (publish.every) helps as far as the same keys come again"
+        )
+    if load.history > PACKED_ITEMS:
+        found.append(
+            f"histories of {load.history:,.0f} items: Redis packs up to {PACKED_ITEMS}, and longer ones take "
+            "four times as much; raise its zset-max-listpack-entries to 1024"
         )
     joiner_mb = of["joiner"].memory_each * JOINER_SHARE / MB
     if joiner_mb > JOINER_MB_MAX:

@@ -44,10 +44,11 @@ def test_real_objects_are_as_large_as_counted() -> None:
     assert bytes_of(counts) == pytest.approx({kind: counted(kind, n) for kind, n in counts.items()}, rel=0.1)
 
 
-def test_a_user_in_redis_is_as_large_as_counted(tmp_path: Path) -> None:
-    """Attributes and a history of 20 items in a real Redis, within 10 %."""
+@pytest.mark.parametrize("history", [20, 100, 200])
+def test_a_user_in_redis_is_as_large_as_counted(history: int, tmp_path: Path) -> None:
+    """Attributes and a history in a real Redis, packed or not, within 10 %."""
     with own_redis(tmp_path) as settings, closing(connect(settings)) as client:
-        assert in_redis(client, 5_000)["bytes_per_user"] == pytest.approx(user_bytes(20), rel=0.1)
+        assert in_redis(client, 2_000, history)["bytes_per_user"] == pytest.approx(user_bytes(history), rel=0.1)
 
 
 def test_work_is_what_the_encoder_makes() -> None:
