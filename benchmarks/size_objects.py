@@ -134,7 +134,7 @@ def _item(count: int) -> Callable[[], Any]:
 def _page(count: int) -> Callable[[], Any]:
     """Known pages of ten items in a joiner, an install after one in twenty."""
     from benchmarks.join_memory import DAY
-    from benchmarks.page_template import PageTemplate
+    from benchmarks.page_template import CHUNK, PageTemplate
     from stream.joiner.join import Joiner
     from stream.joiner.record_events import read_record
     from stream.joiner.record_processor import warm_up
@@ -147,7 +147,7 @@ def _page(count: int) -> Callable[[], Any]:
             into.join_record(read_record(raw)[0], n, 2 * 10**12)
         return into
 
-    feed(Joiner(DAY), 64 * PACK)
+    feed(Joiner(DAY), CHUNK)  # what makes pages has its memory by then
     return lambda: feed(join, count)
 
 
