@@ -61,6 +61,8 @@ def evolve(
     `thalweg retrain`. For pages that were logged before, new columns are taken from the topics items and users (as they
     are now), and new statistics are computed as of the page's time; other new columns are missing there. Then start the
     learner with the changed spec from its next start on: rankers get it with the next version.
+
+    With --from the changed model begins with nothing, as in `thalweg retrain`; the spec can't add statistics then.
     """
     if spec is None:
         raise SpecError("no spec is named: pass the changed one with --spec FILE")
