@@ -32,7 +32,7 @@ START_S: Final = 300.0
 IS_LEARNED: Final = "thalweg_ranker_freshness_seconds_count"
 LOADS: Final = 7
 OPEN_PAGES: Final = (1, 10)
-SETTLE_S: Final = 8.0
+SETTLE_S: Final = 15.0  # a page that was just opened compiles and collects
 WATCH_S: Final = 30.0
 QUICK_S: Final = 20.0
 FIRST_PAINT: Final = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"

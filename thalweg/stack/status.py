@@ -1,10 +1,9 @@
 """What runs under a `.local`: the stack's servers, and the services by the files that they write while they run."""
 
 import json
-import urllib.error
-import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,11 +48,9 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """HTTP status and body of a path; status 0: no answer."""
         try:
-            try:
-                answer = urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=TIMEOUT_S)
-            except urllib.error.HTTPError as other:  # such as 503, whose body may fail to come, too
-                answer = other
-            with answer:
+            with closing(HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)) as connection:
+                connection.request("GET", path)
+                answer = connection.getresponse()
                 return answer.status, answer.read().decode()
         except (OSError, HTTPException) as bad:
             return 0, str(bad)

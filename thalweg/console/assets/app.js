@@ -12,7 +12,7 @@ const STATES = { live: "live", lost: "connection lost", paused: "paused" };
 const state = { sections: {}, points: [], entries: [] };
 // Whatever changes is laid out and painted, and all that changes at once costs as much as one of it.
 const SHOWN_EVERY_MS = 2000;
-const DRAWN_EVERY_MS = 6000; // what moves by little: plots, the strip, the list of versions
+const DRAWN_EVERY_MS = 7000; // what moves by little: plots, the strip, the list of versions
 const changed = new Set(); // sections, since they were shown
 const plots = new Plots(byId("plots"));
 const versions = new Versions();

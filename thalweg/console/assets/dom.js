@@ -29,7 +29,7 @@ export function set(node, name, value) {
   if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-// The function, called at most once in `ms`: a call that comes too early is made later, one that is `urgent` at once.
+// The function, called about once in `ms`: a call that comes too early is made later, one that is `urgent` at once.
 export function seldom(ms, call) {
   let last = -Infinity;
   let later = 0;
