@@ -48,7 +48,7 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """HTTP status and body of a path; status 0: no answer."""
         try:
-            with closing(HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)) as connection:
+            with closing(HTTPConnection(self.host.strip("[]"), self.port, timeout=TIMEOUT_S)) as connection:
                 connection.request("GET", path)
                 answer = connection.getresponse()
                 return answer.status, answer.read().decode()
