@@ -163,6 +163,8 @@ def test_a_room_that_is_killed_is_seen(observed: Observed) -> None:
         page, ranker = watched.page, watched.page.locator("#room-ranker")
         page.goto(f"http://{address}/")
         expect(ranker).to_have_class("room up")
+        for figure in ("events", "learned", "fresh", "answer", "auc", "live"):
+            expect(page.locator(f"#figure-{figure}")).to_have_text(re.compile(r"\d"), timeout=60_000)
         page.evaluate("window.isSamePage = true")
         pid = house.running["ranker"]
         house.kill("ranker")
