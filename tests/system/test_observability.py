@@ -46,14 +46,10 @@ NEEDS_AN_EVENT: Final = {  # panels whose series begin with what doesn't happen 
     "AUC within pages and sessions",  # final after hours of event time
 }
 
-NEEDS_AN_EVENT_IN_A_DEMO: Final = {  # the same beside `thalweg demo`
-    "Alerts that fire",
-    "Refused versions in 10 minutes",
-    "Live model and anchor",
-    "Difference and standard error",
-    "Judge's window",
-    "Events over HTTP",
-    "AUC within pages and sessions",
+NEEDS_AN_EVENT_IN_A_DEMO: Final = {  # `thalweg demo` asks over HTTP, and names candidates
+    *NEEDS_AN_EVENT,
+    "From Kafka read to reply",
+    "Items shown, by source",
 }
 METRIC: Final = re.compile(r"[a-z:_]*thalweg_[a-z0-9:_]+")
 
