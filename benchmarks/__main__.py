@@ -31,6 +31,7 @@ NAMES = {
     "sampling": "the learner at shares of the negatives, in the store at 1 %: time, AUC, calibration",
     "scenarios": "the store's scenarios, one by one: what each does to Wide & Deep in closed loop",
     "store_retrieval": "installs in the store by what is retrieved: the world's candidates, popular ones, quotas",
+    "size": "bytes of real keys, rows, items, pages, users beside the memory rule's; CPU time of examples by spec",
     "snapshot": "bytes and time to publish and load versions through Redis, base and delta, by model size",
     "rank": "200 candidates, decoded request to sorted top 10, by the paper's batches and threads, against torch",
     "rare": "planted faults that the publish gate stops at 5, 1, .1 % labels, honest versions that it refuses",
