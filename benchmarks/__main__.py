@@ -15,6 +15,7 @@ NAMES = {
     "alarms": "drift alarms of a perfect model under a daily wave, and their delay after a turn; peer: River's ADWIN",
     "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
     "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
+    "console": "the console beside a demo: first paint, bytes, CPU of its server and of a browser by open pages",
     "delays": "log loss of each label policy under the store's delays, a pause, a ramp; peer: labels at once",
     "drift": "examples to recover after the world has turned, by the past's length; what forgetting costs on MovieLens",
     "explain": "fidelity of the deep part's contributions by method, on MovieLens; p99 of an explanation",
@@ -44,6 +45,7 @@ NAMES = {
 }
 MANY_CORES = {
     "checkpoint",
+    "console",
     "join",
     "learn",
     "new_item",
