@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.forked_services import Nest, nesting
+from tests.support.redis_servers import running_cluster
 from thalweg.stack.stack import Stack, down, up
 
 # On shared machines a slow example says nothing about the code.
@@ -25,6 +26,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield up(root)
     finally:
         down(root)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis Cluster of three nodes, of which it names two."""
+    with running_cluster(tmp_path_factory.mktemp("redis-cluster")) as nodes:
+        yield "redis+cluster://" + ",".join(node.address for node in nodes[:2])
 
 
 @pytest.fixture(scope="session")

@@ -43,12 +43,23 @@ class Settings(BaseSettings):
     kafka_user: str = Field("", description="user name for SASL")
     kafka_password: SecretStr = Field(SecretStr(""), description="password for SASL; never shown")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
-    redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
+    kafka_cert: str = Field("", description="client certificate file (PEM) for TLS to Kafka, with its chain")
+    kafka_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
+    kafka_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
+    redis: str = Field(
+        "",
+        description="Redis: redis://host:port/db, redis+cluster://host:port,host:port, or "
+        "redis+sentinel://host:port,host:port/NAME/db; rediss in place of redis for TLS",
+    )
     redis_user: str = Field("", description="user name for Redis, where THALWEG_REDIS has none")
     redis_password: SecretStr = Field(
         SecretStr(""), description="password for Redis, where THALWEG_REDIS has none; never shown"
     )
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="password for Sentinels; never shown")
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
+    redis_cert: str = Field("", description="client certificate file (PEM) for TLS to Redis, with its chain")
+    redis_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
+    redis_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
     replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
