@@ -5,6 +5,7 @@ The spec (`spec.py`) defines the model; settings are what differs between machin
 
 import json
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -16,6 +17,7 @@ from stream.runtime.service_links import is_service_link
 
 MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 REFUSED_EXIT: Final = 78  # EX_CONFIG of sysexits.h
+REPLICAS: Final = 3  # one broker may be away, and nothing is lost if another fails then
 DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
 
 
@@ -61,8 +63,20 @@ class Settings(BaseSettings):
     redis_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
     redis_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
-    partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
-    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
+    partitions: int = Field(
+        4, ge=1, description="partitions of `events` and other topics keyed by user or item; they can't be changed later"
+    )
+    rank_partitions: int = Field(
+        0, ge=0, description="partitions of `rank.requests` and `rank.replies`, may be raised; 0: THALWEG_PARTITIONS"
+    )
+    replication: int = Field(
+        0,
+        ge=0,
+        description="replicas of each topic that `thalweg apply-topics` creates; 0: 1 where Kafka is on loopback, else 3",
+    )
+    min_insync: int = Field(
+        0, ge=0, description="replicas that must have a record before it is acknowledged; 0: all but one"
+    )
     model: str = Field(
         "",
         pattern=f"^({MODEL_NAME})?$",
@@ -230,6 +244,21 @@ class Settings(BaseSettings):
         """The bootstrap servers, one by one. Raises SettingsError when none are known."""
         return [server.strip() for server in self.need_kafka().split(",")]
 
+    @property
+    def replicas(self) -> int:
+        """How many replicas topics get."""
+        local = all(_is_loopback(server) for server in self.brokers())
+        return self.replication or (1 if local else REPLICAS)
+
+    def in_sync(self, replicas: int) -> int:
+        """How many of so many replicas must have a record. Raises SettingsError when there aren't as many."""
+        if self.min_insync > replicas:
+            raise SettingsError(
+                f"THALWEG_MIN_INSYNC is {self.min_insync}, but topics have {replicas} replicas: nothing could be "
+                "written. Raise THALWEG_REPLICATION, or lower THALWEG_MIN_INSYNC"
+            )
+        return self.min_insync or max(1, replicas - 1)
+
     def need_redis(self) -> str:
         """The Redis URL. Raises SettingsError when none is known."""
         if not self.redis:
@@ -237,6 +266,19 @@ class Settings(BaseSettings):
                 "no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port"
             )
         return self.redis
+
+
+def _is_loopback(server: str) -> bool:
+    """Whether a host:port is this machine's own.
+
+    >>> [_is_loopback(server) for server in ("127.0.0.1:9092", "localhost:1", "[::1]:9092", "kafka:9092", "10.0.0.1:1")]
+    [True, True, True, False, False]
+    """
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def log_settings() -> Settings:
