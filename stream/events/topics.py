@@ -9,8 +9,9 @@ COMPACTION_MS = 7 * 24 * HOUR_MS
 
 @dataclass(frozen=True)
 class Topic:
-    """A declared topic. `partitions` 0 means the setting `partitions`, or `rank_partitions` where it `grows`: its records
-    have no order by key, so partitions may be added.
+    """A declared topic. `partitions` 0 means the setting `partitions`, or `rank_partitions` where it `grows`.
+
+    Partitions may be added to a topic that `grows`: its records have no order by key.
 
     A topic that isn't `compacted` retains records for `retention_ms`; so does a compacted one that `expires`.
     `level`: the format level (`stream/log/format_level.py`) from which it is created, and without it nobody writes the

@@ -13,7 +13,8 @@ from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
 from stream.log.kafka_log import KafkaLog
-from stream.runtime.errors import LogError, SettingsError
+from stream.log.replication import check_brokers, in_sync, replicas_of
+from stream.runtime.errors import LogError
 from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
 
@@ -31,7 +32,7 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 class Change:
     """One difference of one topic. What is kept or rejected is only shown: `message` has the reason and a remedy.
 
-    `config` is what will be set; `partitions` matters to `create`, and to `alter` where it isn't 0; `replication` to `create`.
+    `config` and `partitions` (0: as they are) are what will be set; `replication` matters to `create`.
     """
 
     topic: str  # with the prefix
@@ -54,9 +55,12 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force
     declared = {settings.topic(topic.name): topic for topic in topics}
     with _admin(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
+        for name, topic in found.items():
+            if topic["error_code"]:
+                raise errors.for_code(topic["error_code"])(name)
         configs = _configs(admin, {name: declared[name] for name in found})
         if found.keys() < declared.keys():
-            _check_brokers(len(admin.describe_cluster()["brokers"]), settings)
+            check_brokers(len(admin.describe_cluster()["brokers"]), settings)
     changes: list[Change] = []
     later = {name for name, topic in declared.items() if name not in found and topic.level > 1}
     level = _level(settings) if later and settings.topic(EVENTS.name) in found else LEVEL
@@ -172,8 +176,8 @@ def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
 
 
 def _creation(settings: Settings, topic: Topic) -> Change:
-    partitions, replicas = _partitions(settings, topic), settings.replicas
-    config = topic.config(settings.in_sync(replicas))
+    partitions, replicas = _partitions(settings, topic), replicas_of(settings)
+    config = topic.config(in_sync(settings, replicas))
     message = f"{partitions} partitions, replication {replicas}; " + ", ".join(
         f"{key}={value}" for key, value in config.items()
     )
@@ -184,24 +188,13 @@ def _partitions(settings: Settings, topic: Topic) -> int:
     return topic.partitions or (settings.rank_partitions if topic.grows else 0) or settings.partitions
 
 
-def _check_brokers(brokers: int, settings: Settings) -> None:
-    """Raises SettingsError where topics can't get their replicas."""
-    if brokers < settings.replicas:
-        why = "THALWEG_REPLICATION" if settings.replication else "the default where Kafka isn't on loopback"
-        raise SettingsError(
-            f"Kafka at {settings.kafka} has {brokers} brokers, and topics get {settings.replicas} replicas ({why}): "
-            f"start more brokers, or set THALWEG_REPLICATION={brokers}"
-            + (", with which a broker that fails for good takes its records along" if brokers == 1 else "")
-        )
-
-
 def _differences(
     settings: Settings, topic: Topic, partitions: list[dict[str, Any]], config: dict[str, str], *, force: bool
 ) -> list[Change]:
     name = settings.topic(topic.name)
     changes: list[Change] = []
     replicas = min(len(partition["replica_nodes"]) for partition in partitions)
-    declared = topic.config(min(replicas, settings.in_sync(settings.replicas)))
+    declared = topic.config(min(replicas, in_sync(settings, replicas_of(settings))))
     differing = {key: value for key, value in declared.items() if config.get(key) != value}
     raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
     for key in [] if force else raised:
@@ -211,9 +204,9 @@ def _differences(
         message = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", message, tuple(differing.items())))
     changes += _partition_changes(name, topic, len(partitions), _partitions(settings, topic))
-    if replicas != settings.replicas:
+    if replicas != (wanted := replicas_of(settings)):
         message = (
-            f"has {replicas} replicas, {settings.replicas} are declared; move replicas with "
+            f"has {replicas} replicas, {wanted} are declared; move replicas with "
             f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
         )
         changes.append(Change(name, "refuse", message))
@@ -237,8 +230,8 @@ def _partition_changes(name: str, topic: Topic, found: int, wanted: int) -> list
             name,
             "refuse",
             f"{has}; keys would move to other partitions and each user's order would break. Keep it "
-            f"(THALWEG_PARTITIONS={found}), or make topics under another THALWEG_TOPIC_PREFIX with {wanted}, replay the "
-            "events into them (docs/clusters.md), and move producers and rooms there",
+            f"(THALWEG_PARTITIONS={found}), or make topics under another THALWEG_TOPIC_PREFIX with {wanted}, replay "
+            "the events into them (docs/clusters.md), and move producers and rooms there",
         )
     ]
 

@@ -5,7 +5,6 @@ The spec (`spec.py`) defines the model; settings are what differs between machin
 
 import json
 import os
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -17,7 +16,6 @@ from stream.runtime.service_links import is_service_link
 
 MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 REFUSED_EXIT: Final = 78  # EX_CONFIG of sysexits.h
-REPLICAS: Final = 3  # one broker may be away, and nothing is lost if another fails then
 DEDUP_IDS: Final = 200_000  # example ids of a generation; between one and two generations are retained
 
 
@@ -39,11 +37,20 @@ class Settings(BaseSettings):
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="protocol to Kafka: SSL is TLS, SASL a login"
     )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         "PLAIN", description="login mechanism, where THALWEG_KAFKA_SECURITY is SASL_..."
     )
-    kafka_user: str = Field("", description="user name for SASL")
-    kafka_password: SecretStr = Field(SecretStr(""), description="password for SASL; never shown")
+    kafka_user: str = Field("", description="user name for SASL, or an OAuth client's id")
+    kafka_password: SecretStr = Field(
+        SecretStr(""), description="password for SASL, or an OAuth client's secret; never shown"
+    )
+    kafka_oauth_url: str = Field(
+        "",
+        description="where tokens for OAUTHBEARER come from: https://... is an OAuth 2 server's token endpoint (client "
+        "credentials), file:///... a file that others renew",
+    )
+    kafka_oauth_scope: str = Field("", description="scope that is asked for, where the OAuth 2 server wants one")
+    kafka_oauth_ca: str = Field("", description="CA certificate file (PEM) for that server; empty: the system's")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
     kafka_cert: str = Field("", description="client certificate file (PEM) for TLS to Kafka, with its chain")
     kafka_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
@@ -64,7 +71,9 @@ class Settings(BaseSettings):
     redis_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(
-        4, ge=1, description="partitions of `events` and other topics keyed by user or item; they can't be changed later"
+        4,
+        ge=1,
+        description="partitions of `events` and other topics keyed by user or item; they can't be changed later",
     )
     rank_partitions: int = Field(
         0, ge=0, description="partitions of `rank.requests` and `rank.replies`, may be raised; 0: THALWEG_PARTITIONS"
@@ -72,7 +81,7 @@ class Settings(BaseSettings):
     replication: int = Field(
         0,
         ge=0,
-        description="replicas of each topic that `thalweg apply-topics` creates; 0: 1 where Kafka is on loopback, else 3",
+        description="replicas of a topic that `thalweg apply-topics` creates; 0: 1 where Kafka is on loopback, else 3",
     )
     min_insync: int = Field(
         0, ge=0, description="replicas that must have a record before it is acknowledged; 0: all but one"
@@ -245,19 +254,9 @@ class Settings(BaseSettings):
         return [server.strip() for server in self.need_kafka().split(",")]
 
     @property
-    def replicas(self) -> int:
-        """How many replicas topics get."""
-        local = all(_is_loopback(server) for server in self.brokers())
-        return self.replication or (1 if local else REPLICAS)
-
-    def in_sync(self, replicas: int) -> int:
-        """How many of so many replicas must have a record. Raises SettingsError when there aren't as many."""
-        if self.min_insync > replicas:
-            raise SettingsError(
-                f"THALWEG_MIN_INSYNC is {self.min_insync}, but topics have {replicas} replicas: nothing could be "
-                "written. Raise THALWEG_REPLICATION, or lower THALWEG_MIN_INSYNC"
-            )
-        return self.min_insync or max(1, replicas - 1)
+    def uses_oauth(self) -> bool:
+        """Whether clients of Kafka log in by tokens."""
+        return self.kafka_security.startswith("SASL") and self.kafka_sasl_mechanism == "OAUTHBEARER"
 
     def need_redis(self) -> str:
         """The Redis URL. Raises SettingsError when none is known."""
@@ -266,19 +265,6 @@ class Settings(BaseSettings):
                 "no Redis is known: run `thalweg up` for a local one, or set THALWEG_REDIS=redis://host:port"
             )
         return self.redis
-
-
-def _is_loopback(server: str) -> bool:
-    """Whether a host:port is this machine's own.
-
-    >>> [_is_loopback(server) for server in ("127.0.0.1:9092", "localhost:1", "[::1]:9092", "kafka:9092", "10.0.0.1:1")]
-    [True, True, True, False, False]
-    """
-    host = server.rpartition(":")[0].strip("[]")
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def log_settings() -> Settings:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import redis
 
-from thalweg.stack.server import LOOPBACK, Server, end_process, free_port, redis_answers, spawn
+from thalweg.stack.server import LOOPBACK, Server, end_process, free_port, listens, redis_answers, spawn
 
 SLOTS: Final = 16_384
 GIVE_UP_S: Final = 30.0
@@ -97,3 +97,26 @@ def running_sentinel(folder: Path, name: str) -> Iterator[tuple[Server, Server, 
     finally:
         for server in servers:
             end_process(server, signal.SIGKILL, 10)
+
+
+def running_tls_server(folder: Path, name: str, *options: str) -> Server:
+    """A redis-server that wants clients' certificates, with those that `make_certificates` made."""
+    port = free_port()
+    files = {"ca-cert-file": "ca.pem", "cert-file": f"{name}.crt", "key-file": f"{name}.raw"}
+    tls = [word for option, file in files.items() for word in (f"--tls-{option}", str(folder / file))]
+    cluster = ["--cluster-port", str(free_port())] if options else []
+    command = ["redis-server", "--bind", LOOPBACK, "--port", "0", "--tls-port", str(port), "--save", "", *tls]
+    command += ["--dir", str(folder), *cluster, *options]
+    server = spawn("Redis", command, port, folder / f"{port}.log", folder / "data")
+    until(lambda: listens(LOOPBACK, port))
+    return server
+
+
+def all_slots(port: int, folder: Path) -> None:
+    """Make a server with certificates a cluster of its own."""
+    files = {"ssl_ca_certs": "ca.pem", "ssl_certfile": "learner.crt", "ssl_keyfile": "learner.raw"}
+    options: Any = {name: str(folder / file) for name, file in files.items()}
+    client: Any = redis.Redis(host="localhost", port=port, ssl=True, **options)
+    client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+    until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
+    client.close()

@@ -11,6 +11,7 @@ from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog
+from stream.log.replication import in_sync, replicas_of
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
 from thalweg.stack.stack import Stack
@@ -43,20 +44,26 @@ def test_ingest_time_is_the_brokers() -> None:
 def test_a_record_counts_as_written_when_all_replicas_but_one_have_it() -> None:
     """A broker may be away without a record being lost, where replication allows it; a setting may ask for more."""
     wanted = {1: 1, 2: 1, 3: 2, 5: 4}
-    assert {n: Settings().in_sync(n) for n in wanted} == wanted
-    assert Settings(min_insync=3).in_sync(3) == 3
+    assert {n: in_sync(Settings(), n) for n in wanted} == wanted
+    assert in_sync(Settings(min_insync=3), 3) == 3
     with pytest.raises(SettingsError, match="THALWEG_MIN_INSYNC is 3, but topics have 2 replicas"):
-        Settings(min_insync=3).in_sync(2)
+        in_sync(Settings(min_insync=3), 2)
     assert all(topic.config(2)["min.insync.replicas"] == "2" for topic in TOPICS)
 
 
 @pytest.mark.parametrize(
     ("kafka", "replication", "replicas"),
-    [("127.0.0.1:1", 0, 1), ("localhost:1,127.0.0.1:2", 0, 1), ("k1:9092,k2:9092", 0, 3), ("k:1", 1, 1), ("[::1]:1", 2, 2)],
+    [
+        ("127.0.0.1:1", 0, 1),
+        ("localhost:1,127.0.0.1:2", 0, 1),
+        ("k1:9092,k2:9092", 0, 3),
+        ("k:1", 1, 1),
+        ("[::1]:1", 2, 2),
+    ],
 )
 def test_replicas_by_default(kafka: str, replication: int, replicas: int) -> None:
     """One on loopback, where there is one broker; elsewhere three, so that a lost broker costs nothing."""
-    assert Settings(kafka=kafka, replication=replication).replicas == replicas
+    assert replicas_of(Settings(kafka=kafka, replication=replication)) == replicas
 
 
 def test_a_compacted_topic_never_expires_unless_it_is_for_what_is_in_use() -> None:
