@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     rank_partitions: int = Field(
         0, ge=0, description="partitions of `rank.requests` and `rank.replies`, may be raised; 0: THALWEG_PARTITIONS"
     )
+    events_days: int = Field(7, ge=1, description="how long `events` and `organic` keep records, days")
+    examples_days: int = Field(
+        7, ge=1, description="how long `examples` keeps records, days: a new model learns them, and exported files"
+    )
     replication: int = Field(
         0,
         ge=0,
