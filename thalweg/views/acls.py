@@ -89,7 +89,10 @@ ROLES: Final = {
         described=(ERASED,),
     ),
     "caller": Role("who asks for rankings over Kafka: `thalweg rank`", reads=(REPLIES,), writes=(REQUESTS,)),
-    "operator": Role("`thalweg apply-topics`, `status`, `audit`, `trace`, `dlq`, `erase`, `rebuild`", everything=True),
+    "operator": Role(
+        "`thalweg apply-topics`, `status`, `console`, `audit`, `trace`, `dlq`, `erase`, `rebuild`, `export`",
+        everything=True,
+    ),
 }
 
 
