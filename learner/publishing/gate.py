@@ -97,8 +97,9 @@ class PublishGate:
             found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
             numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
             numbers[f"{one.name}_since"] = model.examples - one.learned(deep=deep)
-            if one is self._live:  # what moved while much was learned had moved in the predictions of the labels, too
-                level = math.log(max(found.rate, 1e-9)) / self._width(one, deep=deep)
+            # What moved while much was learned had moved in the predictions of the labels, too.
+            moved = math.log(max(found.rate, 1e-9)) / self._width(one, deep=deep)
+            level = moved if one is self._live else level
             refusal = refusal or self._refusal_of(one, scores, found, fresh, deep=deep)
         self._labels.add(self._level)
         self._level = level
