@@ -30,9 +30,14 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with tests on real servers come first: they take longest, and while they wait another worker computes."""
-    slow = {item.path for item in items if "stack" in getattr(item, "fixturenames", ())}
+    """Modules that start servers or processes come first: they take longest, and while they wait others compute."""
+    slow = {item.path for item in items if {"system", "demo"} & {*item.path.parts} or "stack" in fixtures_of(item)}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def fixtures_of(item: pytest.Item) -> list[str]:
+    """Names of those that a test asks for, directly or not; doctests have none."""
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture(scope="session")
