@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
-CODE := thalweg producers stream learner ranker benchmarks deploy tests stack/dist.py stack/smoke.py
+CODE := thalweg producers stream learner ranker benchmarks deploy tests stack/dist.py stack/smoke.py stack/chart_tools.py
 
 # Python keeps what it has compiled, also where the environment says not to: many processes start here, and each would
 # compile torch and the rest again, for seconds.
@@ -49,6 +49,7 @@ demo: setup  ## run the whole loop on a simulated app store: events in, a model 
 
 test: setup  ## run all tests, three at a time, since many wait; each third with a Kafka and a Redis of its own
 	@stack/system.sh "$(PYTHON)" tests
+	@$(BIN)/python stack/chart_tools.py
 	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; joiner and learner under faults, for longer

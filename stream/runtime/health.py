@@ -52,7 +52,7 @@ def check_alone(settings: Settings, service: str) -> None:
     """Raises SettingsError when another process of this service runs under the same worker's name."""
     try:
         run = json.loads(run_file(settings, service).read_text())
-        pid, address = run["pid"], (run["host"], run["port"])
+        pid, address = run["pid"], (run["host"].strip("[]"), run["port"])
         os.kill(pid, 0)  # raises when there's no such process; another one may have its number by now
         socket.create_connection(address, ASK_S).close()
     except (OSError, ValueError, LookupError):
@@ -68,8 +68,9 @@ def check_alone(settings: Settings, service: str) -> None:
 class Health:
     """Serves `/livez`, `/readyz` (200 or 503, with a line that says why) and `/metrics` (Prometheus).
 
-    `port` 0 picks a free one. With `written_to`, address and pid are written there for `thalweg status`, and `also`;
-    and the address to its `target_file`. A service that is killed leaves both, so Prometheus sees that it is down.
+    `host` may be an IPv6 address; `::` is all of both kinds. `port` 0 picks a free one. With `written_to`, address and
+    pid are written there for `thalweg status`, and `also`; and the address to its `target_file`. A service that is
+    killed leaves both, so Prometheus sees that it is down.
     Raises SettingsError when the port is in use or the file can't be written.
     """
 
@@ -84,7 +85,8 @@ class Health:
         also: Mapping[str, str] | None = None,
     ) -> None:
         try:
-            self._server = ThreadingHTTPServer((host, port), partial(_Handler, {"/livez": live, "/readyz": ready}))
+            server = _Ipv6Server if ":" in host else ThreadingHTTPServer
+            self._server = server((host, port), partial(_Handler, {"/livez": live, "/readyz": ready}))
         except OSError as bad:
             raise SettingsError(
                 f"can't listen on {host}:{port} ({bad}); choose another port, or 0 for a free one"
@@ -93,7 +95,7 @@ class Health:
         self.port: int = self._server.server_address[1]
         self._written_to = written_to
         if written_to is not None:
-            self._write(host, written_to, also or {})
+            self._write(f"[{host}]" if ":" in host else host, written_to, also or {})
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
         self._thread.start()
 
@@ -116,6 +118,10 @@ class Health:
         if json.loads(self._written_to.read_text()).get("pid") == os.getpid():
             self._written_to.unlink(missing_ok=True)
             target_file(self._written_to).unlink(missing_ok=True)
+
+
+class _Ipv6Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.runtime.errors import SettingsError
+from stream.runtime.service_links import is_service_link
 
 MODEL_NAME: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 REFUSED_EXIT: Final = 78  # EX_CONFIG of sysexits.h
@@ -59,7 +60,10 @@ class Settings(BaseSettings):
     spec: Path | None = Field(None, description="the spec (TOML) of services and commands that no --spec names")
     local: Path = Field(Path(".local"), description="local stack, checkpoints, last good snapshot, logs")
     data: Path = Field(Path(".data"), description="downloaded data sets")
-    host: str = Field("127.0.0.1", description="where /livez, /readyz and /metrics listen")
+    host: str = Field(
+        "127.0.0.1",
+        description="where /livez, /readyz and /metrics listen; in a container 0.0.0.0 (or ::), for probes",
+    )
     joiner_port: int = Field(0, ge=0, le=65535, description="port of the joiner's health and metrics; 0: any free one")
     memory_mb: int = Field(
         0, ge=0, description="memory that a service has; 0: its container's limit (cgroup), else the machine's"
@@ -147,10 +151,12 @@ class Settings(BaseSettings):
     def load(cls, *, with_stack: bool = True, **overrides: object) -> Self:
         """Settings from the environment, with the local stack's addresses (if `with_stack`) where it has none.
 
-        Raises SettingsError when a variable is invalid or an unknown THALWEG_ variable is set.
+        Raises SettingsError when a variable is invalid or an unknown THALWEG_ variable is set, other than those that
+        Kubernetes sets for a Service named `thalweg` or `thalweg-...`.
         """
         known = {f"THALWEG_{name.upper()}" for name in cls.model_fields}
-        unknown = sorted(k for k in os.environ if k.startswith("THALWEG_") and k not in known)
+        ours = {k: v for k, v in os.environ.items() if k.startswith("THALWEG_") and not is_service_link(k, v)}
+        unknown = sorted(ours.keys() - known)
         if unknown:
             names = ", ".join(unknown)
             raise SettingsError(f"unknown environment variable {names}; `thalweg doctor` lists the known ones")
@@ -174,6 +180,11 @@ class Settings(BaseSettings):
                 f"{stack} can't be read ({bad!r}); `thalweg down` and `thalweg up` rewrite it"
             ) from None
         return found.model_copy(update=here)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_service_links(cls, values: dict[str, object]) -> dict[str, object]:
+        return {k: v for k, v in values.items() if not is_service_link(f"THALWEG_{k.upper()}", str(v))}
 
     @property
     def uncommitted_max(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 from stream.runtime.errors import SettingsError
 from stream.runtime.health import Health, check_alone, run_file, target_file
 from stream.runtime.settings import Settings
+from thalweg.stack.status import Service
 
 
 def answer(port: int, path: str) -> tuple[int, str]:
@@ -58,6 +59,22 @@ def test_the_chosen_port_is_written_down_and_taken_away(tmp_path: Path) -> None:
     assert target == {"targets": [f"127.0.0.1:{health.port}"], "labels": {"job": "joiner", "worker": "7"}}
     health.close()
     assert [*path.parent.iterdir(), *target_file(path).parent.iterdir()] == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_all_addresses_answer(tmp_path: Path, host: str) -> None:
+    """Probes come from outside of a container, by IPv4 or IPv6; `status` finds either."""
+    settings = Settings(local=tmp_path)
+    try:
+        health = Health(host, 0, lambda: (True, "ok"), written_to=run_file(settings, "ranker"))
+    except SettingsError:
+        assert host == "::"
+        pytest.skip("this machine has no IPv6")
+    assert answer(health.port, "readyz") == (200, "ok\n")  # by IPv4
+    found = Service.read(run_file(settings, "ranker"))
+    assert found is not None
+    assert found.get("/readyz") == (200, "ok\n")
+    health.close()
 
 
 def test_a_taken_port_is_a_clear_error() -> None:

@@ -56,6 +56,51 @@ def test_unknown_variables_are_refused(local: Path, monkeypatch: pytest.MonkeyPa
         Settings.load()
 
 
+SERVICE_LINKS = {  # of Services named thalweg, thalweg-ranker, thalweg-kafka and thalweg-redis
+    "THALWEG_PORT": "tcp://10.0.0.10:9103", "THALWEG_SERVICE_HOST": "10.0.0.10", "THALWEG_SERVICE_PORT": "9103",
+    "THALWEG_RANKER_PORT": "tcp://10.0.0.11:8080", "THALWEG_RANKER_SERVICE_HOST": "10.0.0.11",
+    "THALWEG_RANKER_SERVICE_PORT": "8080", "THALWEG_RANKER_SERVICE_PORT_HTTP": "8080",
+    "THALWEG_RANKER_PORT_8080_TCP": "tcp://10.0.0.11:8080", "THALWEG_RANKER_PORT_8080_TCP_ADDR": "10.0.0.11",
+    "THALWEG_RANKER_PORT_8080_TCP_PORT": "8080", "THALWEG_RANKER_PORT_8080_TCP_PROTO": "tcp",
+    "THALWEG_KAFKA_SERVICE_HOST": "fd00::b", "THALWEG_KAFKA_PORT": "tcp://[fd00::b]:9092",
+    "THALWEG_REDIS_PORT_6379_TCP": "tcp://10.0.0.12:6379", "THALWEG_DNS_PORT_53_UDP": "udp://10.0.0.13:53",
+}  # fmt: skip
+
+
+def test_service_links_of_kubernetes_are_ignored(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Kubernetes sets for a Service of our name is neither unknown nor a port; a setting beside it counts."""
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("THALWEG_JOINER_PORT", "9101")
+    settings = Settings.load()
+    assert (settings.ranker_port, settings.joiner_port, settings.kafka) == (0, 9101, "")
+    assert Settings.load(ranker_port=7).ranker_port == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANKER_SERVICE_HOST", "ranker"), ("KAFKA_PORT", "9092"),
+        ("RANKER_PORT_8080_TCP", "8080"), ("RANKER_PORT_HTTP_TCP", "tcp://10.0.0.11:8080"), ("SERVICE_HOST", ""),
+    ],
+)  # fmt: skip
+def test_what_only_resembles_a_service_link_is_refused(
+    local: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Kubernetes writes no such value: it is a misspelt setting."""
+    monkeypatch.setenv(f"THALWEG_{name}", value)
+    with pytest.raises(SettingsError, match=f"unknown environment variable THALWEG_{name};"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("value", ["tcp://", "http://10.0.0.11:8080", "tcp://10.0.0.11"])
+def test_a_port_that_is_no_service_link_is_invalid(local: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Only the exact form of a service link is taken for one."""
+    monkeypatch.setenv("THALWEG_RANKER_PORT", value)
+    with pytest.raises(SettingsError, match="THALWEG_RANKER_PORT: "):
+        Settings.load()
+
+
 def test_the_local_stack_fills_what_the_environment_leaves_open(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Addresses come from the local stack, each only where the environment names none."""
     (local / "stack.json").write_text(json.dumps({"kafka": "k:1", "redis": "redis://r:2", "more": 1}))
