@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.joiner_world import new_topics
+from benchmarks.machine import cpu_s
 from benchmarks.serve_load import Course, Found, Visitor
 from benchmarks.serving import Publisher, World
 from stream.events.codec import encode
@@ -151,8 +152,7 @@ class RankerProcess:
 
     def cpu_s(self) -> float:
         """CPU time so far, of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_s(self.process.pid)
 
     def kill(self) -> None:
         """As a crash would."""

@@ -19,8 +19,8 @@ INDEX_COPIES: Final = 5  # of items' vectors: the lists of two indices, with the
 REBASE_SHARE: Final = 0.25  # of a base, in a delta: then learners publish a new base
 
 
-def ranker_needs(spec: Spec) -> Needs:
-    """Bytes that a ranker with this one model takes at most, its builder's among them.
+def ranker_needs(spec: Spec, items: int = ITEMS) -> Needs:
+    """Bytes that a ranker with this one model takes at most, its builder's among them. `items`: how many are described.
 
     Versions share tables. A part's delta lies over a base; beside them the next base, or a compacted delta, is made.
     """
@@ -41,7 +41,7 @@ def ranker_needs(spec: Spec) -> Needs:
             "index of vectors": INDEX_COPIES * _vector_bytes(spec) * spec.retrieval.kept.max_items,
             "cache of pairs": matrices * WORD * ROOM**2,
             "cache of activations": 2 * ACTIVATIONS_MAX if "deep" in spec.parts else 0,
-            "items": ITEMS * ITEM,
+            "items": items * ITEM,
             "profiles": PROFILES,
         }
     )

@@ -4,6 +4,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from stream.events.topics import ITEMS as ITEMS_TOPIC
 from stream.events.types import KINDS
 
 FRESHNESS_S: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10, 60)
@@ -80,6 +81,7 @@ SKEW = Gauge(
 BAD_ENTITIES = Counter(
     "thalweg_ranker_bad_entities", "records of compacted topics that can't be read, by topic", ["topic"]
 )
+BAD_ENTITIES.labels(ITEMS_TOPIC.name)  # as above
 ITEMS = Gauge("thalweg_ranker_items", "items known")
 ITEM_LAG_RECORDS = Gauge(
     "thalweg_ranker_item_lag_records", "records of items that aren't read yet, by partition", ["partition"]

@@ -13,7 +13,7 @@ from stream.runtime.settings import Settings
 from thalweg.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = ("labels", "serving", "rules", "operations", "integrate", "observability", "console", "kubernetes")
+DOCS = ("labels", "serving", "rules", "operations", "integrate", "observability", "console", "kubernetes", "sizing")
 RUNBOOK = sorted((ROOT / "docs" / "runbook").glob("*.md"))
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in DOCS), *RUNBOOK]
 README = "\n".join(page.read_text() for page in PAGES)

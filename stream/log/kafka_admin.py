@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
+from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
 from stream.log.kafka_log import KafkaLog
@@ -45,13 +45,22 @@ class Change:
         return f"{self.action:<6}  {self.topic}: {self.message}"
 
 
-def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
-    """The changes that make the broker's topics as declared; empty when they are.
+def declared_topics(settings: Settings) -> tuple[Topic, ...]:
+    """All topics, with the retention that these settings give them."""
+    days = dict.fromkeys((EVENTS.name, ORGANIC.name), settings.events_days) | {EXAMPLES.name: settings.examples_days}
+    return tuple(
+        replace(topic, retention_ms=days[topic.name] * 24 * HOUR_MS) if topic.name in days else topic
+        for topic in TOPICS
+    )
+
+
+def plan_topics(settings: Settings, topics: tuple[Topic, ...] = (), *, force: bool = False) -> list[Change]:
+    """The changes that make the broker's topics as declared; empty when they are. `topics`: default `declared_topics`.
 
     A value that an operator has raised above its declaration is left, unless `force`; so is a missing topic of a later
     format level, until the upgrade is finalized. Raises LogUnavailable, LogError, SettingsError.
     """
-    declared = {settings.topic(topic.name): topic for topic in topics}
+    declared = {settings.topic(topic.name): topic for topic in topics or declared_topics(settings)}
     with _admin(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
         configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)

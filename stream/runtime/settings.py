@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
     partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
+    events_days: int = Field(7, ge=1, description="how long `events` and `organic` keep records, days")
+    examples_days: int = Field(
+        7, ge=1, description="how long `examples` keeps records, days: a new model learns them, and exported files"
+    )
     replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
     model: str = Field(
         "",

@@ -10,8 +10,10 @@ import typer
 from stream.runtime.errors import DataError, SettingsError
 from thalweg.cli.erase import erase
 from thalweg.cli.explain import explain
+from thalweg.cli.export import export_app
 from thalweg.cli.options import JsonFile, ago_ms, inspect_settings, print_stderr, read_spec, write_json, write_output
 from thalweg.cli.retrain import evolve, retrain
+from thalweg.cli.size import size
 from thalweg.cli.snapshots import snapshots
 
 if TYPE_CHECKING:
@@ -26,10 +28,12 @@ operations.command()(explain)
 operations.command()(retrain)
 operations.command()(evolve)
 operations.command()(erase)
+operations.command()(size)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")
 operations.add_typer(dlq_app, name="dlq")
 operations.add_typer(rebuild_app, name="rebuild")
+operations.add_typer(export_app, name="export")
 
 
 JoinerSpec = Annotated[

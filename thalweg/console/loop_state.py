@@ -31,6 +31,11 @@ FIGURE_METRICS: Final = {f"thalweg_learner_{name}": name for name in FIGURES if 
     "thalweg_learner_predicted_examples": "examples"
 }
 DEAD_LETTERS: Final = tuple(f"thalweg_{room}_dead_letters_total" for room in ("joiner", "learner", "ranker"))
+STALENESS: Final = "thalweg_ranker_staleness_seconds"
+VERSION: Final = "thalweg_ranker_version"
+NAMES: Final = (
+    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, STALENESS, VERSION,
+)  # fmt: skip
 
 Buckets = Sequence[tuple[float, float]]  # upper bound, observations up to it
 _ByName = Mapping[str, Sequence[Sample]]
@@ -53,14 +58,14 @@ class LoopState:
         rates = self._rates(now_s)
         rates["versions"] = significant(rates["versions"] / max(1, rankers))
         delays = {name: self._delay_ms(name, now_s) for name in HISTOGRAMS}
-        staleness_s = _greatest(by_name["thalweg_ranker_staleness_seconds"])
+        staleness_s = _greatest(by_name[STALENESS])
         sections = {
             "rooms": [[one.room, one.worker, one.state, one.note] for one in readings],
             "rates": rates,
             "delays": delays,
             "lags": {room: significant(_greatest(by_name[metric])) for room, metric in LAGS.items()},
             "model": _figures(by_name) | {"staleness_s": significant(staleness_s)},
-            "live": sorted({int(one.value) for one in by_name["thalweg_ranker_version"]}),
+            "live": sorted({int(one.value) for one in by_name[VERSION]}),
             "slices": slices_of(by_name),
             "dead": int(sum(_total(by_name[name]) for name in DEAD_LETTERS)),
         }  # fmt: skip

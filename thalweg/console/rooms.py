@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ from prometheus_client.samples import Sample
 
 from ranker.http.server import parse_address
 from stream.runtime.errors import SettingsError
-from thalweg.stack.status import Service
+from thalweg.stack.status import Service, samples_of
 
 ROOMS: Final = ("joiner", "learner", "ranker")
 READ_AT_ONCE: Final = 4  # one that hangs delays no other
@@ -39,15 +40,18 @@ class RoomReading(NamedTuple):
 
 
 class RoomReader:
-    """Reads all rooms: those of `addresses`, or without any those whose run files are under `local`."""
+    """Reads all rooms: those of `addresses`, or without any those whose run files are under `local`.
 
-    def __init__(self, local: Path, addresses: Sequence[RoomAddress] = ()) -> None:
-        self._run, self._addresses = local / "run", addresses
+    `names`: what their samples' names begin with; others aren't parsed.
+    """
+
+    def __init__(self, local: Path, addresses: Sequence[RoomAddress] = (), names: tuple[str, ...] = ("",)) -> None:
+        self._run, self._addresses, self._names = local / "run", addresses, names
         self._pool = ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="rooms")
 
     def read(self) -> list[RoomReading]:
         """The state of each instance; a kind of room without any instance counts as one that is gone."""
-        found = list(self._pool.map(_read, self._services()))
+        found = list(self._pool.map(partial(_read, names=self._names), self._services()))
         kinds = {one.room for one in found}
         where = "at its address" if self._addresses else f"in {self._run}"
         return found + [RoomReading(room, "", "gone", f"none was found {where}") for room in ROOMS if room not in kinds]
@@ -87,15 +91,16 @@ def _instances(address: RoomAddress) -> list[Service]:
     return [Service(address.room, host, 0, f"[{host}]" if ":" in host else host, address.port) for host in hosts]
 
 
-def _read(service: Service) -> RoomReading:
+def _read(service: Service, names: tuple[str, ...]) -> RoomReading:
     if service.pid and not service.is_running:
         return _gone(service, f"its process (pid {service.pid}) has ended")
     status, says = service.get("/readyz")
-    samples = service.samples() if status else []
-    if not samples:
+    exported = service.exported() if status else ""
+    if not exported:
         return _gone(service, f"it doesn't answer: {says.strip()}"[:NOTE_CHARS_MAX])
     state: State = "up" if status == 200 else "starting"
-    return RoomReading(service.room, service.worker, state, says.strip()[:NOTE_CHARS_MAX], samples, service.http)
+    note, samples = says.strip()[:NOTE_CHARS_MAX], samples_of(exported, names)
+    return RoomReading(service.room, service.worker, state, note, samples, service.http)
 
 
 def _gone(service: Service, why: str) -> RoomReading:

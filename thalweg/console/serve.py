@@ -21,9 +21,11 @@ from thalweg.console.app import Served, console_app
 from thalweg.console.board import Board
 from thalweg.console.installs import DemoInstalls
 from thalweg.console.log_tail import LogTail
+from thalweg.console.loop_state import NAMES as LOOP_NAMES
 from thalweg.console.poller import Poller
 from thalweg.console.rooms import RoomAddress, RoomReader
 from thalweg.console.users import UserPages
+from thalweg.console.version_log import NAMES as VERSION_NAMES
 from thalweg.console.version_log import VersionLog
 from thalweg.versions.decisions import roll_back
 
@@ -69,7 +71,7 @@ def serving(settings: Settings, options: ConsoleOptions) -> Iterator[str]:
     with closing(RedisStore(settings, options.model)) as store, closing(tail):
         quarantine = settings.local / "quarantine" / f"{settings.topic_prefix}{options.model}"
         versions = VersionLog(store, quarantine, now_ms)
-        reader = RoomReader(settings.local, options.rooms)
+        reader = RoomReader(settings.local, options.rooms, (*LOOP_NAMES, *VERSION_NAMES))
         with closing(Poller(reader, versions, board, time.monotonic, now_ms)) as poller:
             users = UserPages(settings, options.model, lambda: options.ranker or poller.ranker)
             served = _served(settings, options, board, store, users, tail)

@@ -14,6 +14,7 @@ from thalweg.console.rooms import RoomReading
 SEEDED: Final = 12  # versions read at the start
 REFUSED: Final = "thalweg_learner_refused_versions_total"
 ROLL_BACKS: Final = "thalweg_learner_roll_backs_total"
+NAMES: Final = (REFUSED, ROLL_BACKS)
 EVIDENCE_BYTES_MAX: Final = 256 * 1024
 REASON_CHARS_MAX: Final = 400
 FIGURES: Final = {"auc": "auc_arrival", "log_loss": "log_loss"}

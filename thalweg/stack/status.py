@@ -1,10 +1,9 @@
 """What runs under a `.local`: the stack's servers, and the services by the files that they write while they run."""
 
 import json
-import urllib.error
-import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,11 +48,9 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """HTTP status and body of a path; status 0: no answer."""
         try:
-            try:
-                answer = urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=TIMEOUT_S)
-            except urllib.error.HTTPError as other:  # such as 503, whose body may fail to come, too
-                answer = other
-            with answer:
+            with closing(HTTPConnection(self.host.strip("[]"), self.port, timeout=TIMEOUT_S)) as connection:
+                connection.request("GET", path)
+                answer = connection.getresponse()
                 return answer.status, answer.read().decode()
         except (OSError, HTTPException) as bad:
             return 0, str(bad)
@@ -72,9 +69,12 @@ class Service:
 
     def samples(self) -> list[Sample]:
         """All that it exports; empty: no answer."""
+        return samples_of(self.exported())
+
+    def exported(self) -> str:
+        """All that it exports, as text; empty: no answer."""
         status, text = self.get("/metrics")
-        families = text_string_to_metric_families(text) if status == 200 else ()
-        return [one for family in families for one in family.samples]
+        return text if status == 200 else ""
 
     def lags(self) -> tuple[Lag, ...]:
         """How far it is behind each topic that it reads; empty while it doesn't say."""
@@ -94,6 +94,16 @@ class Service:
         code, body = self.get("/readyz")
         state = {200: "up", 503: "starting"}.get(code, "silent")
         return ServerStatus(name, state, address, self.pid, body.strip(), self.lags() if code else ())
+
+
+def samples_of(text: str, names: tuple[str, ...] = ("",)) -> list[Sample]:
+    """The samples of an export whose names begin with one of `names`; parsing one takes 10 to 20 µs.
+
+    >>> [one.name for one in samples_of("# TYPE a gauge\\na 1\\nb 2\\n", names=("b",))]
+    ['b']
+    """
+    wanted = "".join(line for line in text.splitlines(keepends=True) if line.startswith(names))
+    return [one for family in text_string_to_metric_families(wanted) for one in family.samples]
 
 
 def statuses(local: Path) -> list[ServerStatus]:

@@ -13,6 +13,7 @@ from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.errors import LogError, LogUnavailable
 from stream.runtime.settings import Settings
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 
 
@@ -23,9 +24,17 @@ def settings(stack: Stack, topic_prefix: str) -> Settings:
 
 
 def alter(settings: Settings, topic: Topic, config: dict[str, str]) -> None:
-    """Set a topic's configuration, as an operator does."""
+    """Set a topic's configuration, as an operator does, and wait until the broker shows it."""
+    name = settings.topic(topic.name)
     with KafkaAdminClient(**client_options(settings)) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic.name), config)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+
+        def is_shown() -> bool:
+            wanted = [ConfigResource(ConfigResourceType.TOPIC, name, config)]
+            found = admin.describe_configs(wanted, config_filter="all")["topic"][name]
+            return all(found[key]["value"] == value for key, value in config.items())
+
+        wait_until(is_shown, f"the configuration of {name}")
 
 
 def test_topics_are_declared_once() -> None:
@@ -101,6 +110,21 @@ def test_apply_alters_only_what_differs(settings: Settings) -> None:
     assert f"retention.ms: {HOUR_MS} -> {2 * HOUR_MS}" in str(change)
     apply_topics(settings, [change])
     assert plan_topics(settings, (longer,)) == []
+
+
+def test_retention_is_a_setting_that_raises_and_never_lowers(settings: Settings) -> None:
+    """A greater one is set where topics are; a smaller one leaves what is there, and says so."""
+    apply_topics(settings, plan_topics(settings))
+    longer = settings.model_copy(update={"events_days": 30, "examples_days": 366})
+    plan = plan_topics(longer)
+    assert {change.topic: change.config for change in plan} == {
+        settings.topic(name): (("retention.ms", str(days * 24 * HOUR_MS)),)
+        for name, days in {"events": 30, "organic": 30, "examples": 366}.items()
+    }
+    assert {change.action for change in plan} == {"alter"}
+    apply_topics(longer, plan)
+    wait_until(lambda: not plan_topics(longer), "the new retention")
+    assert {change.action for change in plan_topics(settings)} == {"leave"}
 
 
 @pytest.mark.parametrize(

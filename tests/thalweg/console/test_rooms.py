@@ -57,6 +57,15 @@ def test_a_room_is_up_starting_or_gone(reader: RoomReader, settings: Settings) -
     assert "has ended" in joiner.note
 
 
+def test_only_samples_that_are_asked_for_are_parsed(settings: Settings) -> None:
+    """They begin with one of the names; a room that exports none of them is up nevertheless."""
+    with closing(Health("127.0.0.1", 0, lambda: (True, "ok"), written_to=run_file(settings, "joiner"))):
+        for names, found in ((("python_info", "no_such"), {"python_info"}), (("no_such",), set())):
+            with closing(RoomReader(settings.local, names=names)) as reader:
+                [joiner] = [one for one in reader.read() if one.room == "joiner"]
+            assert (joiner.state, {one.name for one in joiner.samples}) == ("up", found)
+
+
 def test_rooms_elsewhere_are_read_at_their_addresses(settings: Settings) -> None:
     """Run files don't count then; a name that doesn't resolve is a room that is gone."""
     with closing(Health("127.0.0.1", 0, lambda: (True, "ok"))) as health:

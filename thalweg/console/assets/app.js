@@ -1,8 +1,8 @@
 // The page: takes frames from the stream and gives each part what is its own.
 
-import { byId, fixed, make, number, say, set, duration, toast } from "./dom.js";
+import { byId, fixed, make, number, say, seldom, set, duration, toast } from "./dom.js";
 import { hasToken, setToken, watch } from "./server.js";
-import { showLoop } from "./loop.js";
+import { sayLoop, showLoop } from "./loop.js";
 import { Plots } from "./plots.js";
 import { Versions } from "./versions.js";
 import { Users } from "./users.js";
@@ -10,31 +10,51 @@ import { showSlices, DeadLetters } from "./tables.js";
 
 const STATES = { live: "live", lost: "connection lost", paused: "paused" };
 const state = { sections: {}, points: [], entries: [] };
-const STRIP_EVERY = 5; // frames: it moves by little
-let frames = 0;
+// Whatever changes is laid out and painted, and all that changes at once costs as much as one of it.
+const SHOWN_EVERY_MS = 2000;
+const DRAWN_EVERY_MS = 7000; // what moves by little: plots, the strip, the list of versions
+const changed = new Set(); // sections, since they were shown
 const plots = new Plots(byId("plots"));
 const versions = new Versions();
 const users = new Users();
 const dead = new DeadLetters(byId("panel-dead"));
+const draw = seldom(DRAWN_EVERY_MS, () => {
+  if (state.points.length) plots.draw(state.points);
+  sayLoop(state.sections);
+  versions.show(state.entries, state.sections);
+  versions.showStrip(state.entries);
+});
 
-function take(name, frame) {
-  if (name === "full") Object.assign(state, { sections: {}, points: [], entries: [] });
-  Object.assign(state.sections, frame.sections);
-  state.points = state.points.concat(frame.points).slice(-300);
-  state.entries = state.entries.concat(frame.entries).slice(-120);
-  const { sections } = state;
-  const changed = (...names) => name === "full" || names.some((one) => one in frame.sections);
-  if (changed("config")) configure(sections.config ?? {});
+function showAll(isUrgent) {
+  const { sections, points } = state;
+  if (changed.has("config")) configure(sections.config);
   showLoop(sections);
-  if (frame.points.length) plots.show(state.points);
+  if (points.length) plots.say(points[points.length - 1]);
   showFigures(sections);
-  if (frame.entries.length || changed("versions", "live")) versions.show(state.entries, sections);
-  if (frame.entries.length || ++frames % STRIP_EVERY === 0) versions.showStrip(state.entries);
-  if (changed("slices") && !byId("panel-slices").hidden) showSlices(byId("panel-slices"), sections.slices ?? []);
-  if (changed("dead")) {
+  if (changed.has("versions")) versions.showServing(sections);
+  draw(isUrgent);
+  if (changed.has("slices") && !byId("panel-slices").hidden) showSlices(byId("panel-slices"), sections.slices);
+  if (changed.has("dead")) {
     say(byId("dead-count"), sections.dead ? number(sections.dead) : "");
     dead.changed(!byId("panel-dead").hidden);
   }
+  changed.clear();
+}
+
+const show = seldom(SHOWN_EVERY_MS, showAll);
+
+// What people wait for, or must see: rooms that end or start, and what is decided.
+const pressing = ({ rooms = [], versions: { pinned } = {} }) => JSON.stringify([rooms.map((one) => one.slice(0, 3)), pinned]);
+
+function take(name, frame) {
+  const before = pressing(state.sections);
+  if (name === "full") Object.assign(state, { sections: {}, points: [], entries: [] });
+  Object.assign(state.sections, frame.sections);
+  for (const one of Object.keys(frame.sections)) changed.add(one);
+  state.points = state.points.concat(frame.points).slice(-300);
+  state.entries = state.entries.concat(frame.entries).slice(-120);
+  const isDecided = frame.entries.some((entry) => entry.kind !== "published");
+  show(name === "full" || isDecided || pressing(state.sections) !== before);
 }
 
 function configure(config) {

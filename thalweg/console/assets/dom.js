@@ -29,6 +29,19 @@ export function set(node, name, value) {
   if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
+// The function, called about once in `ms`: a call that comes too early is made later, one that is `urgent` at once.
+export function seldom(ms, call) {
+  let last = -Infinity;
+  let later = 0;
+  const made = (urgent) => { last = performance.now(); call(urgent); };
+  return (urgent) => {
+    clearTimeout(later);
+    const wait = last + ms - performance.now();
+    if (urgent || wait < ms / 4) made(urgent);
+    else later = setTimeout(made, wait, false);
+  };
+}
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 

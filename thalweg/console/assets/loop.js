@@ -59,11 +59,12 @@ export function showLoop(sections) {
   const rates = sections.rates ?? {};
   step = (step + 9) % DOT_GAP;
   for (const [id] of ARROWS) say(parts[id].text, number(rates[id] ?? null));
-  for (const id of ["events", "examples", "versions", "replies", "shown"]) {
-    const isMoving = rates[id === "shown" ? "events" : id] > 0;
+  for (const [id] of ARROWS) {
+    const isMoving = rates[id] > 0;
     set(parts[id].flow, "class", isMoving ? "flow on" : "flow");
     if (isMoving) set(parts[id].flow, "stroke-dashoffset", -step);
   }
+  set(parts.shown.flow, "class", rates.events > 0 ? "flow on" : "flow"); // it is long: moving it would paint most of the picture
   showRooms(sections);
 }
 
@@ -84,6 +85,10 @@ function showRooms(sections) {
     list.dataset.now = gone.join("\n");
     list.replaceChildren(...gone.map((text) => make("li", {}, text)));
   }
+}
+
+// For those who don't see the picture: its figures in a sentence.
+export function sayLoop(sections) {
   const { rates = {} } = sections;
   const words = `${number(rates.events ?? 0)} events, ${number(rates.examples ?? 0)} examples, ${number(rates.versions ?? 0)} versions and ${number(rates.replies ?? 0)} pages a second`;
   say(byId("loop-words"), `${words}.`);

@@ -26,23 +26,26 @@ export class Plots {
     });
   }
 
-  show(points) {
-    const end = points[points.length - 1][0];
-    const recent = points.filter((point) => point[0] > end - SPAN_MS);
-    for (const plot of this.plots) this.draw(plot, recent, end);
+  // The newest values as words.
+  say(point) {
+    for (const { columns, form, now } of this.plots) say(now, words(point, columns, form));
   }
 
-  draw({ title, columns, form, lines, svg, now, top }, points, end) {
-    const values = points.flatMap((point) => columns.map((column) => point[column])).filter((value) => value !== null);
-    const most = nice(Math.max(0, ...values));
-    lines.forEach((line, i) => set(line, "d", path(points, columns[i], end, most)));
-    const last = points[points.length - 1];
-    const said = columns.map((column, i) => `${columns.length > 1 ? `p${i ? 99 : 50} ` : ""}${form(last[column])}`).join(" · ");
-    say(now, said);
-    say(top, values.length ? `scale 0 to ${form(most)};` : "nothing yet;");
-    set(svg, "aria-label", `${title}, last five minutes: now ${said}`);
+  draw(points) {
+    const end = points[points.length - 1][0];
+    const recent = points.filter((point) => point[0] > end - SPAN_MS);
+    for (const { title, columns, form, lines, svg, top } of this.plots) {
+      const values = recent.flatMap((point) => columns.map((column) => point[column])).filter((value) => value !== null);
+      const most = nice(Math.max(0, ...values));
+      lines.forEach((line, i) => set(line, "d", path(recent, columns[i], end, most)));
+      say(top, values.length ? `scale 0 to ${form(most)};` : "nothing yet;");
+      set(svg, "aria-label", `${title}, last five minutes: now ${words(recent[recent.length - 1], columns, form)}`);
+    }
   }
 }
+
+const words = (point, columns, form) =>
+  columns.map((column, i) => `${columns.length > 1 ? `p${i ? 99 : 50} ` : ""}${form(point[column])}`).join(" · ");
 
 // The least round number that isn't below the value: 1, 2 or 5 times a power of ten.
 function nice(value) {

@@ -26,12 +26,16 @@ export class Versions {
     byId("unpin").addEventListener("click", () => this.unpin());
   }
 
-  show(entries, sections) {
+  showServing(sections) {
     const { head = 0, pinned = 0, error } = sections.versions ?? {};
-    this.live = sections.live ?? [];
     const serving = pinned ? `Version ${pinned} is pinned; the newest is ${head}.` : head ? `Rankers follow the newest version, ${head}.` : "Nothing is published yet.";
     say(byId("serving"), error ?? serving);
     byId("unpin").hidden = !pinned;
+  }
+
+  show(entries, sections) {
+    const { pinned = 0 } = sections.versions ?? {};
+    this.live = sections.live ?? [];
     const newest = entries.slice(-SHOWN).reverse();
     const list = byId("timeline");
     const wanted = newest.map((entry) => this.row(entry, pinned));

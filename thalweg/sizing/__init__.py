@@ -1,0 +1,1 @@
+"""What a deployment needs: memory, cores, disk and network by room, from a spec and a rate of pages."""
