@@ -10,6 +10,8 @@ import pytest
 from hypothesis import settings
 
 from tests.support.forked_services import Nest, nesting
+from tests.support.redis_servers import running_cluster
+from tests.support.secured_broker import SecuredBroker, running_secured_broker
 from thalweg.stack.stack import Stack, down, up
 
 # On shared machines a slow example says nothing about the code.
@@ -48,6 +50,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield up(root)
     finally:
         down(root)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis Cluster of three nodes, of which it names two."""
+    with running_cluster(tmp_path_factory.mktemp("redis-cluster")) as nodes:
+        yield "redis+cluster://" + ",".join(node.address for node in nodes[:2])
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A Kafka with an authorizer; nobody has a grant."""
+    with running_secured_broker(tmp_path_factory.mktemp("secured") / "kafka") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TO
 from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
 from stream.log.kafka_log import KafkaLog
+from stream.log.replication import check_brokers, in_sync, replicas_of
 from stream.runtime.errors import LogError
 from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
@@ -31,7 +32,7 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 class Change:
     """One difference of one topic. What is kept or rejected is only shown: `message` has the reason and a remedy.
 
-    `config` is what will be set; `partitions` and `replication` matter to `create`.
+    `config` and `partitions` (0: as they are) are what will be set; `replication` matters to `create`.
     """
 
     topic: str  # with the prefix
@@ -63,7 +64,12 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = (), *, force: bo
     declared = {settings.topic(topic.name): topic for topic in topics or declared_topics(settings)}
     with _admin(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
-        configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)
+        for name, topic in found.items():
+            if topic["error_code"]:
+                raise errors.for_code(topic["error_code"])(name)
+        configs = _configs(admin, {name: declared[name] for name in found})
+        if found.keys() < declared.keys():
+            check_brokers(len(admin.describe_cluster()["brokers"]), settings)
     changes: list[Change] = []
     later = {name for name, topic in declared.items() if name not in found and topic.level > 1}
     level = _level(settings) if later and settings.topic(EVENTS.name) in found else LEVEL
@@ -98,16 +104,20 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
         for change in changes
         if change.action == "create"
     }
+    alters = [change for change in changes if change.action == "alter"]
     altered = [
         ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
-        for change in changes
-        if change.action == "alter"
+        for change in alters
+        if change.config
     ]
+    grown = {change.topic: change.partitions for change in alters if change.partitions}
     with _admin(settings, "changing topics") as admin:
         if new:
             _create(admin, new)
         if altered:
             admin.alter_configs(altered)
+        if grown:
+            admin.create_partitions(grown, timeout_ms=int(REQUEST_S * 1000))
     if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
         with closing(KafkaLog(settings)) as log:
             raise_level(log)
@@ -175,14 +185,16 @@ def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
 
 
 def _creation(settings: Settings, topic: Topic) -> Change:
-    partitions = topic.partitions or settings.partitions
-    config = topic.config(settings.replication)
-    message = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
+    partitions, replicas = _partitions(settings, topic), replicas_of(settings)
+    config = topic.config(in_sync(settings, replicas))
+    message = f"{partitions} partitions, replication {replicas}; " + ", ".join(
         f"{key}={value}" for key, value in config.items()
     )
-    return Change(
-        settings.topic(topic.name), "create", message, tuple(config.items()), partitions, settings.replication
-    )
+    return Change(settings.topic(topic.name), "create", message, tuple(config.items()), partitions, replicas)
+
+
+def _partitions(settings: Settings, topic: Topic) -> int:
+    return topic.partitions or (settings.rank_partitions if topic.grows else 0) or settings.partitions
 
 
 def _differences(
@@ -191,7 +203,7 @@ def _differences(
     name = settings.topic(topic.name)
     changes: list[Change] = []
     replicas = min(len(partition["replica_nodes"]) for partition in partitions)
-    declared = topic.config(min(replicas, settings.replication))
+    declared = topic.config(min(replicas, in_sync(settings, replicas_of(settings))))
     differing = {key: value for key, value in declared.items() if config.get(key) != value}
     raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
     for key in [] if force else raised:
@@ -200,24 +212,37 @@ def _differences(
     if differing:
         message = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", message, tuple(differing.items())))
-    wanted = topic.partitions or settings.partitions
-    if len(partitions) != wanted:
-        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "recreate the topic"
-        changes.append(
-            Change(
-                name,
-                "refuse",
-                f"has {len(partitions)} partitions, {wanted} are declared; keys would move to other partitions and "
-                f"each user's order would break. Keep it ({remedy}), or start again under another THALWEG_TOPIC_PREFIX",
-            )
-        )
-    if replicas != settings.replication:
+    changes += _partition_changes(name, topic, len(partitions), _partitions(settings, topic))
+    if replicas != (wanted := replicas_of(settings)):
         message = (
-            f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
+            f"has {replicas} replicas, {wanted} are declared; move replicas with "
             f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
         )
         changes.append(Change(name, "refuse", message))
     return changes
+
+
+def _partition_changes(name: str, topic: Topic, found: int, wanted: int) -> list[Change]:
+    """What is done about the number of a topic's partitions: more are added where no order is lost."""
+    has = f"has {found} partitions, {wanted} are declared"
+    if found == wanted:
+        return []
+    if topic.grows and found < wanted:
+        message = f"partitions: {found} -> {wanted}; then restart rankers, and after them callers"
+        return [Change(name, "alter", message, partitions=wanted)]
+    if topic.grows:
+        return [Change(name, "refuse", f"{has}; Kafka removes none: set THALWEG_RANK_PARTITIONS={found}")]
+    if topic.partitions:
+        return [Change(name, "refuse", f"{has}; recreate the topic")]
+    return [
+        Change(
+            name,
+            "refuse",
+            f"{has}; keys would move to other partitions and each user's order would break. Keep it "
+            f"(THALWEG_PARTITIONS={found}), or make topics under another THALWEG_TOPIC_PREFIX with {wanted}, replay "
+            "the events into them (docs/clusters.md), and move producers and rooms there",
+        )
+    ]
 
 
 def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
@@ -233,10 +258,10 @@ def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
     return now == UNBOUNDED or int(now) > int(declared)
 
 
-def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str, dict[str, str]]:
+def _configs(admin: Any, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
     """The settings in force, by topic and key."""
     if not topics:
         return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config(replication)) for name, t in topics.items()]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config()) for name, t in topics.items()]
     found = admin.describe_configs(resources, config_filter="all")["topic"]
     return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream.runtime.errors import DataError, SettingsError
+from thalweg.cli.acls import acls
 from thalweg.cli.erase import erase
 from thalweg.cli.explain import explain
 from thalweg.cli.export import export_app
@@ -28,6 +29,7 @@ operations.command()(explain)
 operations.command()(retrain)
 operations.command()(evolve)
 operations.command()(erase)
+operations.command()(acls)
 operations.command()(size)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")

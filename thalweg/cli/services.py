@@ -269,7 +269,7 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     read = read_spec(spec)
     warn_of_memory("learner", settings, read, partial(learner_needs, settings=settings))
-    memory = redis_memory(settings)
+    memory = redis_memory(settings, read.name)
     if memory and (problem := redis_problem(memory, read)):
         warn(f"Redis's {problem}")
     run(settings, read, accept_gap=accept_gap)
