@@ -41,6 +41,7 @@ NICENESS: Final = 10
 POLL_S: Final = 0.5
 NOTICE_S: Final = 60.0  # without a record, to the next line that says so
 BATCH: Final = 1_000  # records that are learned at once where statistics have to be computed
+BATCH_S: Final = 1.0  # that records wait for others: where few come, but never none, a batch takes long to fill
 log = structlog.get_logger("retrain")
 Notify = Callable[[str], None]
 
@@ -101,7 +102,7 @@ class RetrainJob:
                     )
                 polled = reader.poll(POLL_S)
                 waiting += polled
-                if waiting and (not polled or len(waiting) >= BATCH):
+                if waiting and (not polled or len(waiting) >= BATCH or clock_s() - learned_s >= BATCH_S):
                     self._learn(retraining, waiting)
                     waiting, learned_s = [], clock_s()
                 elif not polled and clock_s() - learned_s >= NOTICE_S:
