@@ -193,9 +193,11 @@ def test_topics_come_before_all_else() -> None:
     job = pods(objects)["topics"]
     assert hooks == {
         "Job/shop-thalweg-topics": 0, "Secret/shop-thalweg-topics-secrets": -1,
-        "Secret/shop-thalweg-topics-certificates": -1,
+        "Secret/shop-thalweg-topics-certificates": -1, "NetworkPolicy/shop-thalweg-topics": -1,
     }  # fmt: skip
     read = {one["valueFrom"]["secretKeyRef"]["name"] for one in container_of(job)["env"] if "secretKeyRef" in str(one)}
     read |= {one["secret"]["secretName"] for one in pod_of(job)["volumes"] if "secret" in one}
-    assert {f"Secret/{name}" for name in read} == set(hooks) - {"Job/shop-thalweg-topics"}
+    assert {f"Secret/{name}" for name in read} == {name for name in hooks if name.startswith("Secret/")}
+    [policy] = [one for one in objects if name_of(one) == "NetworkPolicy/shop-thalweg-topics"]
+    assert selected(objects, policy["spec"]["podSelector"]["matchLabels"]) == [job]
     assert container_of(job)["args"] == ["apply-topics", "--missing"]

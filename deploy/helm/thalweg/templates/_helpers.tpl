@@ -1,6 +1,10 @@
+{{- /* At most 44 characters: with `-learner` and a revision's hash Kubernetes makes a pod's label of it, of at most 63. */ -}}
 {{- define "thalweg.name" -}}
-{{- if contains "thalweg" .Release.Name }}{{ .Release.Name | trunc 48 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-thalweg" (.Release.Name | trunc 40 | trimSuffix "-") }}{{ end -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name) }}
+{{- fail (printf "the release's name %s can't be a Service's: begin it with a letter, and use a-z, 0-9 and - alone" .Release.Name) }}
+{{- end }}
+{{- if contains "thalweg" .Release.Name }}{{ .Release.Name | trunc 44 | trimSuffix "-" }}
+{{- else }}{{ printf "%s-thalweg" (.Release.Name | trunc 36 | trimSuffix "-") }}{{ end -}}
 {{- end }}
 
 {{- define "thalweg.selector" -}}
@@ -67,7 +71,7 @@ labels: {{- include "thalweg.labels" . | nindent 2 }}
 {{- fail (printf "settings.%s is a secret, which whoever reads pods would see: use secrets.values, or a Secret of yours with the key %s (secrets.existingSecret)" $name $name) }}
 {{- end }}
 {{- end }}
-{{- if contains "@" (toString $s.redis) }}
+{{- if regexMatch "@|[?&]password=" $s.redis }}
 {{- fail "settings.redis has a login in it, which whoever reads pods would see: set settings.redis_user, and the password as redis_password in secrets.values or in a Secret of yours" }}
 {{- end }}
 {{- end }}
@@ -89,9 +93,10 @@ labels: {{- include "thalweg.labels" . | nindent 2 }}
 {{- $_ := set $own "ranker_http" (printf "%s:8080" $host) -}}
 {{- $_ := set $own "http_hosts" (include "thalweg.httpHosts" .root) -}}
 {{- end }}
+{{- /* Kubernetes reads $$ in a value as $, and $(NAME) as a variable. */ -}}
 {{- range $name, $value := merge $own $v.settings }}
 - name: THALWEG_{{ upper $name }}
-  value: {{ and (kindIs "float64" $value) (eq (floor $value) (float64 $value)) | ternary (int64 $value | toString) (toString $value) | quote }}
+  value: {{ and (kindIs "float64" $value) (eq (floor $value) (float64 $value)) | ternary (int64 $value | toString) (toString $value) | replace "$" "$$" | quote }}
 {{- end }}
 - name: THALWEG_WORKER
   valueFrom: {fieldRef: {fieldPath: metadata.name}}

@@ -52,6 +52,7 @@ spec:
       imagePullPolicy: {{ $v.image.pullPolicy }}
       args: {{ toJson .args }}
       env: {{- include "thalweg.settings" . | nindent 8 }}
+        {{- with $own.env }}{{ toYaml . | nindent 8 }}{{ end }}
       {{- if $isRoom }}
       ports:
         - {name: health, containerPort: {{ include "thalweg.healthPort" .room }}}
