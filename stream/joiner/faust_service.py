@@ -68,6 +68,7 @@ def make_app(settings: Settings) -> faust.App:
         topic_allow_declare=False,
         web_enabled=False,
         datadir=str(settings.local / "joiner"),
+        env={},  # else it reads names without a prefix, such as WEB_PORT, which Kubernetes sets for a Service `web`
     )
 
 

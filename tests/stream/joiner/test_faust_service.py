@@ -48,6 +48,14 @@ def test_faust_is_set_up_as_it_works(tmp_path: Path, name: str, value: object) -
     assert getattr(make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf, name) == value
 
 
+def test_faust_reads_no_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes sets some of its names, for Services `web` and `broker`."""
+    for name, value in {"WEB_PORT": "tcp://10.0.0.1:80", "APP_DATADIR": "/", "BROKER_URL": "kafka://other"}.items():
+        monkeypatch.setenv(name, value)
+    conf = make_app(Settings(kafka="127.0.0.1:1", local=tmp_path)).conf
+    assert (conf.datadir, str(conf.broker[0])) == (tmp_path / "joiner", "kafka://127.0.0.1:1")
+
+
 def test_faust_starts_the_loop_and_no_kafka_client_of_its_own(tmp_path: Path) -> None:
     """With no broker at all the app starts, runs the loop and its timers, and stops in order."""
 
