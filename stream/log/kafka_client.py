@@ -122,6 +122,7 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
         return LogUnavailable(
             f"{settings.kafka} is open, but no Kafka answers there by {settings.kafka_security}: it's still "
             "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD, _CA or _CERT isn't what it wants"
+            + (f", or it refuses the token of {settings.kafka_oauth_url}: has it expired?" * settings.uses_oauth)
         )
     has_answered = isinstance(bad, errors.UnknownTopicOrPartitionError)  # retriable to kafka-python all the same
     if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not has_answered):

@@ -63,6 +63,8 @@ def denial(settings: Settings, doing: str, bad: BaseException | None) -> LogErro
 
 
 def _principal(settings: Settings) -> str:
+    if settings.uses_oauth and not settings.kafka_user:
+        return f"the token of {settings.kafka_oauth_url}"
     if settings.kafka_security.startswith("SASL"):
         return f"user {settings.kafka_user!r}"
     return f"the owner of {settings.kafka_cert}" if settings.kafka_cert else "a client without login"

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import ssl
 import threading
 import time
 import urllib.error
@@ -24,6 +23,13 @@ RENEWED_AT: Final = 0.8  # of a token's life
 LIFE_S: Final = 60.0  # of one whose life isn't said
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A login isn't sent elsewhere, perhaps without TLS, because a server says so."""
+
+    def redirect_request(self, *_: object) -> None:
+        """An answer that redirects is an error."""
+
+
 class TokenSource:
     """The newest token, one request for all clients of a process. `url`: https://…, or file:///…; threads may share it.
 
@@ -33,20 +39,19 @@ class TokenSource:
     def __init__(
         self, url: str, login: tuple[str, str], scope: str, ca: str, now_s: Callable[[], float] = time.monotonic
     ) -> None:
-        parts = urlsplit(url)
-        is_safe = parts.scheme in ("https", "file") or (
-            parts.scheme == "http" and is_loopback(f"{parts.hostname}:{parts.port}")
-        )
-        if not is_safe or (parts.scheme == "file" and (parts.netloc or not parts.path)):
+        if not _is_safe(url):
             raise SettingsError(
-                f"THALWEG_KAFKA_OAUTH_URL is {url!r}: it takes https://host/path, an OAuth 2 server's token endpoint, "
-                "or file:///path of a file with a token"
+                f"THALWEG_KAFKA_OAUTH_URL is {'an address with a login' if '@' in url else repr(url)}: it takes "
+                "https://host/path, an OAuth 2 server's token endpoint (the login is THALWEG_KAFKA_USER and "
+                "THALWEG_KAFKA_PASSWORD), or file:///path of a file with a token"
             )
+        parts = urlsplit(url)
         self._url, self._login, self._scope, self._now_s = url, login, scope, now_s
         self._file = Path(parts.path) if parts.scheme == "file" else None
-        self._tls: ssl.SSLContext | None = (
-            tls_context("KAFKA_OAUTH", ca, "", "", "") if parts.scheme == "https" else None
+        tls = [urllib.request.HTTPSHandler(context=tls_context("KAFKA_OAUTH", ca, "", "", ""))] * (
+            parts.scheme == "https"
         )
+        self._opener = urllib.request.build_opener(_NoRedirects, *tls)
         self._lock = threading.Lock()
         self._token, self._renew_s = "", 0.0
 
@@ -54,9 +59,12 @@ class TokenSource:
         """Raises LogUnavailable, or LogError where the server refuses the login."""
         if self._file is not None:
             try:
-                return self._file.read_text().strip()
+                token = self._file.read_text().strip()
             except (OSError, UnicodeDecodeError) as bad:
                 raise LogUnavailable(f"no token for Kafka: {self._file} can't be read: {bad}") from None
+            if not token:
+                raise LogUnavailable(f"no token for Kafka: {self._file} is empty")
+            return token
         with self._lock:
             if self._now_s() >= self._renew_s:
                 self._token, life_s = self._asked()
@@ -70,7 +78,7 @@ class TokenSource:
             self._url, urlencode(fields).encode(), {"Authorization": f"Basic {login}", "Accept": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=ANSWER_S, context=self._tls) as answer:
+            with self._opener.open(request, timeout=ANSWER_S) as answer:
                 found = json.loads(answer.read(ANSWER_BYTES_MAX))
             return str(found["access_token"]), float(found.get("expires_in", LIFE_S))
         except urllib.error.HTTPError as bad:
@@ -82,6 +90,18 @@ class TokenSource:
             raise LogUnavailable(f"no token for Kafka: {self._url} answers {bad}") from None
         except (OSError, ValueError, KeyError, TypeError) as bad:
             raise LogUnavailable(f"no token for Kafka from {self._url}: {bad!r}") from None
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        server, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "file":
+        return bool(parts.path) and not parts.netloc
+    is_hidden = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(f"{server}:{port}"))
+    return bool(server) and is_hidden and "@" not in parts.netloc
 
 
 def token_source(settings: Settings) -> TokenSource:

@@ -33,6 +33,8 @@ class TokenServer:
                 answer = owner.answers[min(len(owner.asked), len(owner.answers)) - 1]
                 code, content = (answer, b"no") if isinstance(answer, int) else (200, json.dumps(answer).encode())
                 self.send_response(code)
+                if code == 302:
+                    self.send_header("Location", owner.url)
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -64,8 +64,31 @@ def test_a_file_is_read_each_time(tmp_path: Path) -> None:
         assert source.token() == token
 
 
-@pytest.mark.parametrize("url", ["", "http://else.where/token", "file://host/token", "ftp://127.0.0.1/x", "token"])
+def test_a_file_without_a_token(tmp_path: Path) -> None:
+    """Whoever renews it may be writing."""
+    file = tmp_path / "token"
+    file.write_text("\n")
+    with pytest.raises(LogUnavailable, match="token is empty"):
+        TokenSource(file.as_uri(), ("", ""), "", "").token()
+
+
+def test_a_login_is_sent_nowhere_else(server: TokenServer) -> None:
+    """Not even where the server says so."""
+    server.answers = [302, {"access_token": "x"}]
+    with pytest.raises(LogUnavailable, match="HTTP Error 302"):
+        TokenSource(server.url, ("me", "hush"), "", "").token()
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "http://else.where/token", "file://host/token", "ftp://127.0.0.1/x", "token", "https:///token",
+        "https://[::1/token", "https://a:port/token", "https://me:hush@host/token",
+    ],
+)  # fmt: skip
 def test_addresses_that_are_refused(url: str) -> None:
     """A secret is sent over TLS, or on this machine."""
-    with pytest.raises(SettingsError, match="THALWEG_KAFKA_OAUTH_URL"):
+    with pytest.raises(SettingsError, match="THALWEG_KAFKA_OAUTH_URL") as said:
         TokenSource(url, ("me", "hush"), "", "")
+    assert "hush" not in str(said.value)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,28 @@ def test_without_a_token(broker: SecuredBroker, topic: str, topic_prefix: str, s
     with pytest.raises(LogUnavailable, match="no token for Kafka"):
         KafkaLog(settings)
     assert asyncio.run(partitions_of(settings, [EVENTS.name])) is None
+
+
+def test_a_token_that_the_broker_refuses(
+    broker: SecuredBroker, topic: str, topic_prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expired, and nobody has renewed its file: the error names the file."""
+    file = tmp_path / "token"
+    file.write_text(unsecured_token("learner", time.time() - 7200))
+    settings = tokens(broker, topic_prefix, file.as_uri()).model_copy(update={"kafka_user": ""})
+    with pytest.raises(LogError, match=f"refuses the token of {file.as_uri()}: has it expired") as said:
+        KafkaLog(settings)
+    assert file.read_text() not in str(said.value) + caplog.text
+
+
+def test_who_is_denied_by_a_token(broker: SecuredBroker, topic: str, topic_prefix: str, tmp_path: Path) -> None:
+    """A client with a file of a token has no name of its own."""
+    file = tmp_path / "token"
+    file.write_text(unsecured_token("stranger", time.time()))
+    settings = tokens(broker, topic_prefix, file.as_uri()).model_copy(update={"kafka_user": ""})
+    denied = pytest.raises(LogError, match=f"denies the token of {file.as_uri()} Describe on topic {topic} ")
+    with closing(KafkaLog(settings)) as log, denied:
+        log.partitions(EVENTS.name)
 
 
 def test_certificates(broker: SecuredBroker, topic: str, topic_prefix: str) -> None:
