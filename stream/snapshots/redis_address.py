@@ -54,6 +54,8 @@ def parse_address(url: str) -> RedisAddress:
     master, _, database = path.partition("/") if kind == SENTINEL else ("", "", path)
     if (kind == SENTINEL and not master) or (kind == CLUSTER and database not in ("", "0")):
         raise ValueError("Sentinels need the master's name, and a cluster has only database 0")
+    if not all(host.strip() for host in hosts.split(",")):
+        raise ValueError("a server without a name")  # redis-py would take this machine
     query = f"?{parts.query}" if parts.query else ""
     parse: Any = connection.parse_url  # untyped
     found = [parse(f"{scheme}://{login}{at}{host}/{database}{query}") for host in hosts.split(",")]

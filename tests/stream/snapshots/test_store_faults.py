@@ -187,6 +187,7 @@ def test_redis_without_memory(own_redis: OwnRedis) -> None:
         Settings(redis="rediss+cluster://localhost:6379", redis_key="/dev/null"),
         Settings(redis="redis+cluster://localhost:6379/1"),
         Settings(redis="redis+sentinel://localhost:26379"),
+        Settings(redis="redis+cluster://localhost:6379,"),
         Settings(redis="redis+sentinel://:se/same@localhost:26379/main"),
         Settings(redis="redis+other://localhost:6379"),
     ],
