@@ -9,7 +9,9 @@ from thalweg.cli.options import ModelSpec, inspect_settings, model_name
 
 def acls(
     role: Annotated[str, typer.Argument(help="joiner, learner, ranker, producer, caller or operator.")],
-    principal: Annotated[str, typer.Option(help="Who gets the grants.", show_default="User:ROLE")] = "",
+    principal: Annotated[
+        str, typer.Option(help="Who gets them: User:NAME, or User:CN=... of a certificate.", show_default="User:ROLE")
+    ] = "",
     spec: ModelSpec = None,
 ) -> None:
     """Print a role's grants in Kafka as kafka-acls commands.

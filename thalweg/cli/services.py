@@ -130,9 +130,9 @@ def topics(
     """Create missing topics and correct their configuration.
 
     The difference is shown first. Retention is THALWEG_EVENTS_DAYS and THALWEG_EXAMPLES_DAYS. A value that an operator
-    has raised above its declaration, such as a retention, stays without --force; partitions and replicas are never
-    changed. With --missing a topic that exists stays as it is: for a
-    start of services, where what an operator has set must last.
+    has raised above its declaration, such as a retention, stays without --force. Partitions are added to
+    rank.requests and rank.replies alone, replicas never changed. With --missing a topic that exists stays as it is:
+    for a start of services, where what an operator has set must last.
 
     After an upgrade rooms write what the release before reads. Once all of them run this release, --finalize ends that;
     restart learners then.

@@ -119,6 +119,8 @@ def grants(role: str, settings: Settings, model: str) -> list[Grant]:
     for operation, some in operations_of:
         for topic in some:
             topics.setdefault(settings.topic(topic.name), []).append(operation)
+    for name in settings.allowed_reply_topics if REPLIES in needs.writes else ():
+        topics.setdefault(settings.topic(name), ["Write"])
     found = [Grant("topic", name, tuple(topics[name])) for name in sorted(topics)]
     for operation, groups in (("Read", needs.groups), ("Describe", needs.seen)):
         found += [Grant("group", settings.topic(group.replace(MODEL, model)), (operation,)) for group in groups]
@@ -127,14 +129,21 @@ def grants(role: str, settings: Settings, model: str) -> list[Grant]:
 
 def commands(role: str, settings: Settings, model: str, principal: str) -> Iterator[str]:
     """A role's grants as lines of kafka-acls. Raises SettingsError."""
+    if not all(principal.partition(":")):
+        raise SettingsError(f"{principal!r} is no principal of Kafka: name it by its type, as User:{principal or role}")
     for grant in grants(role, settings, model):
         operations = " ".join(f"--operation {operation}" for operation in grant.operations)
-        resource = "--cluster" if grant.kind == "cluster" else f"--{grant.kind} '{grant.name}'"
+        resource = "--cluster" if grant.kind == "cluster" else f"--{grant.kind} {_quoted(grant.name)}"
         pattern = " --resource-pattern-type prefixed" if grant.prefixed else ""
         yield (
-            f"kafka-acls --bootstrap-server {settings.brokers()[0]} --add --allow-principal '{principal}' "
+            f"kafka-acls --bootstrap-server {settings.brokers()[0]} --add --allow-principal {_quoted(principal)} "
             f"{operations} {resource}{pattern}"
         )
+
+
+def _quoted(word: str) -> str:
+    """For a shell, always in quotes."""
+    return "'" + word.replace("'", "'\\''") + "'"
 
 
 HEAD: Final = """# Who may do what in Kafka

@@ -1,5 +1,7 @@
 """The table of grants is data: docs/acls.md, `thalweg acls` and the test on a broker (tests/system) are made of it."""
 
+import shlex
+
 import pytest
 from typer.testing import CliRunner
 
@@ -41,6 +43,21 @@ def test_the_command_prints_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = CliRunner().invoke(app, ["acls", "operator"]).output
     assert "--operation Describe --cluster\n" in operator
     assert "--topic 'p.' --resource-pattern-type prefixed\n" in operator
+
+
+def test_a_shell_reads_a_principal_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of certificates have apostrophes, blanks and dollars."""
+    monkeypatch.setenv("THALWEG_KAFKA", "k:1")
+    principal = "User:CN=O'Brien $(id),O=Ours"
+    ran = CliRunner().invoke(app, ["acls", "caller", "--principal", principal])
+    assert {shlex.split(line)[5] for line in ran.output.splitlines()} == {principal}
+    assert "name it by its type, as User:me" in CliRunner().invoke(app, ["acls", "caller", "--principal", "me"]).stderr
+
+
+def test_other_topics_of_replies_are_written() -> None:
+    """The settings name them; rank.replies may be among them."""
+    found = {grant.name: grant.operations for grant in grants("ranker", Settings(reply_topics="b,rank.replies"), "m")}
+    assert found["b"] == found["rank.replies"] == ("Write",)
 
 
 def test_a_role_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
