@@ -87,8 +87,8 @@ def _instances(address: RoomAddress) -> list[Service]:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    hosts = sorted({str(one[4][0]) for one in found})
-    return [Service(address.room, host, 0, f"[{host}]" if ":" in host else host, address.port) for host in hosts]
+    hosts = sorted({f"[{host}]" if ":" in host else host for host in (str(one[4][0]) for one in found)})
+    return [Service(address.room, f"{host}:{address.port}", 0, host, address.port) for host in hosts]
 
 
 def _read(service: Service, names: tuple[str, ...]) -> RoomReading:
