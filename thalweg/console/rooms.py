@@ -76,9 +76,13 @@ def parse_rooms(text: str) -> list[RoomAddress]:
     found = []
     for part in filter(None, (one.strip() for one in text.split(","))):
         room, equals, address = part.partition("=")
-        if room not in ROOMS or not equals:
-            raise SettingsError(f"--rooms takes ROOM=HOST:PORT, ROOM one of {', '.join(ROOMS)}; not {part!r}")
-        found.append(RoomAddress(room, *parse_address(address)))
+        try:
+            if room not in ROOMS or not equals:
+                raise SettingsError(part)
+            found.append(RoomAddress(room, *parse_address(address)))
+        except SettingsError:
+            text = f"--rooms takes ROOM=HOST:PORT, ROOM one of {', '.join(ROOMS)}; not {part!r}"
+            raise SettingsError(text) from None
     return found
 
 

@@ -78,5 +78,5 @@ def test_rooms_elsewhere_are_read_at_their_addresses(settings: Settings) -> None
 @pytest.mark.parametrize("text", ["ranker", "kitchen=a:1", "ranker=a", "ranker=a:b"])
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     """The error says what an address is like."""
-    with pytest.raises(SettingsError, match="HOST:PORT"):
+    with pytest.raises(SettingsError, match="--rooms takes ROOM=HOST:PORT"):
         parse_rooms(text)
