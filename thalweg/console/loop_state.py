@@ -33,14 +33,12 @@ FIGURES: Final = ("examples", "auc", "log_loss", "calibration", "base_rate")
 FIGURE_METRICS: Final = {f"thalweg_learner_{name}": name for name in FIGURES if name != "examples"} | {
     "thalweg_learner_predicted_examples": "examples"
 }
-DEAD_LETTERS: Final = (
-    *(f"thalweg_{room}_dead_letters_total" for room in ("joiner", "learner", "ranker")),
-    "thalweg_ranker_bad_entities_total",
-)
+DEAD_LETTERS: Final = tuple(f"thalweg_{room}_dead_letters_total" for room in ("joiner", "learner", "ranker"))
+BAD_ITEMS: Final = "thalweg_ranker_bad_entities_total"  # each ranker reads all items, and counts the same ones
 STALENESS: Final = "thalweg_ranker_staleness_seconds"
 VERSION: Final = "thalweg_ranker_version"
 NAMES: Final = (
-    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, STALENESS, VERSION,
+    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, BAD_ITEMS, STALENESS, VERSION,
 )  # fmt: skip
 
 Buckets = Sequence[tuple[float, float]]  # upper bound, observations up to it
@@ -79,7 +77,7 @@ class LoopState:
             "model": _figures(by_name) | {"staleness_s": significant(staleness_s)},
             "live": sorted({int(one.value) for one in by_name[VERSION]}),
             "slices": slices_of(by_name),
-            "dead": int(sum(_total(by_name[name]) for name in DEAD_LETTERS)),
+            "dead": int(sum(_total(by_name[name]) for name in DEAD_LETTERS) + _greatest(by_name[BAD_ITEMS])),
         }  # fmt: skip
         return sections, [rates["events"], *(value for delay in delays.values() for value in delay)]
 

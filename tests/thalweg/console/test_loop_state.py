@@ -86,9 +86,9 @@ def test_other_models_of_a_ranker_are_not_this_one_s() -> None:
 
 
 def test_bad_items_are_dead_letters() -> None:
-    """A ranker writes them to `items.dlq`, which the page lists."""
+    """Rankers write them to `items.dlq`, which the page lists; each finds the same ones."""
     samples = [Sample("thalweg_ranker_bad_entities_total", {"topic": "items"}, 2.0)]
-    sections, _ = LoopState("store").update([RoomReading("ranker", "0", "up", "ok", samples)], 0.0)
+    sections, _ = LoopState("store").update([RoomReading("ranker", one, "up", "ok", samples) for one in "ab"], 0.0)
     assert sections["dead"] == 2
 
 
