@@ -38,7 +38,7 @@ CONTEXT: Final = "context."
 USERS: Final = "/api/users/"
 
 UNKNOWN_VERSION: Final = ProblemKind(
-    "unknown_version", 404, "The version can't be served", "choose one that the timeline lists"
+    "unknown_version", 404, "The version can't be served", "choose another one: of older ones not all are kept"
 )
 UNAVAILABLE: Final = ProblemKind(
     "unavailable", 503, "What the console asks doesn't answer", "look at the rooms, then try again"
