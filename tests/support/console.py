@@ -94,7 +94,7 @@ class FakeConsole:
         if user == "nobody":
             raise Unreachable("No answer", "it is gone", "start one", type="unreachable")
         if context.get("hour") == "never":
-            raise InvalidRequest("The request is invalid", "hour isn't a number", "correct it", type="invalid", status=400)
+            raise InvalidRequest("It is invalid", "hour isn't a number", "correct it", type="invalid", status=400)
         items = [item(name, i + 1) for i, name in enumerate(self.items)]
         page = {
             "user": user, "model": "store", "time_ms": NOW_MS, "version": 7, "version_age_ms": 400,

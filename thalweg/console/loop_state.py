@@ -38,7 +38,8 @@ BAD_ITEMS: Final = "thalweg_ranker_bad_entities_total"  # each ranker reads all 
 STALENESS: Final = "thalweg_ranker_staleness_seconds"
 VERSION: Final = "thalweg_ranker_version"
 NAMES: Final = (
-    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, BAD_ITEMS, STALENESS, VERSION,
+    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, BAD_ITEMS,
+    STALENESS, VERSION,
 )  # fmt: skip
 
 Buckets = Sequence[tuple[float, float]]  # upper bound, observations up to it
