@@ -122,9 +122,10 @@ def measure(root: Path, keys: int) -> dict[str, float]:
     base = bench.back_up()
     begun = time.perf_counter()
     to = Folders.of(Settings(local=root / "new"), NAME)
-    restored = restore_files(bench.backups, base.written.manifest, to, now_ms)
+    kept = base.written.manifest
+    restored = restore_files(bench.backups, kept, to, now_ms)
     restore_s = time.perf_counter() - begun
-    assert restored.examples == base.written.manifest.examples
+    assert restored.examples == kept.examples
     shutil.rmtree(root / "new")
     pruned = bench.backups.prune(1)
     steps = [*first.steps_ms, *base.steps_ms]
