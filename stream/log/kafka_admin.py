@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from kafka import errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, ConfigSourceType
 
 from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
-from stream.log.kafka_client import REQUEST_S, admin_client
+from stream.log.kafka_client import REQUEST_S, admin_client, translated
 from stream.log.kafka_log import KafkaLog
 from stream.log.replication import check_brokers, in_sync, replicas_of
 from stream.runtime.errors import LogError
@@ -58,11 +58,8 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = (), *, force: bo
     """
     declared = {settings.topic(topic.name): topic for topic in topics or declared_topics(settings)}
     with admin_client(settings, "comparing topics") as admin:
-        found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
-        for name, topic in found.items():
-            if topic["error_code"]:
-                raise errors.for_code(topic["error_code"])(name)
-        configs = _configs(admin, {name: declared[name] for name in found})
+        found = {topic["name"]: topic for topic in _existing(admin, [*declared])}
+        configs = _configs(admin, settings, {name: declared[name] for name in found})
         if found.keys() < declared.keys():
             check_brokers(len(admin.describe_cluster()["brokers"]), settings)
     changes: list[Change] = []
@@ -120,18 +117,45 @@ def create_topics(settings: Settings, changes: list[Change]) -> None:
 def describe_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
     """What creates the broker's topics as they are; missing ones are left out. Raises LogUnavailable, LogError."""
     with admin_client(settings, "describing topics") as admin:
-        found = admin.describe_topics([settings.topic(topic.name) for topic in topics])
-        found = [topic for topic in found if topic["error_code"] != MISSING]
+        with translated(settings, "asking for topics"):
+            found = _existing(admin, [settings.topic(topic.name) for topic in topics])
         resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
-        configs = admin.describe_configs(resources)["topic"] if resources else {}
+        configs = _described(admin, settings, resources)
+    changed = {
+        name: sorted(
+            (key, entry["value"])
+            for key, entry in config.items()
+            if ConfigSourceType[entry["config_source"]].is_modified()
+        )
+        for name, config in configs.items()
+    }
     return [
         Change(
             topic["name"], "create", "",
-            tuple(sorted((key, entry["value"]) for key, entry in configs[topic["name"]].items())),
+            tuple(changed[topic["name"]]),
             len(topic["partitions"]), min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
         )
         for topic in found
     ]  # fmt: skip
+
+
+def _described(admin: Any, settings: Settings, resources: list[ConfigResource]) -> dict[str, dict[str, dict[str, str]]]:
+    """The settings of topics. kafka-python gives none where the broker denies them (3.0.12)."""
+    found = admin.describe_configs(resources, config_filter="all")["topic"] if resources else {}
+    with translated(settings, "describing topics"):
+        for name, config in found.items():
+            if not config:
+                raise errors.TopicAuthorizationFailedError(name)
+    return found
+
+
+def _existing(admin: Any, names: list[str]) -> list[dict[str, Any]]:
+    """What the broker says of these topics, as far as there are any. Raises what it denies."""
+    found = [topic for topic in admin.describe_topics(names) if topic["error_code"] != MISSING]
+    for topic in found:
+        if topic["error_code"]:
+            raise errors.for_code(topic["error_code"])(topic["name"])
+    return found
 
 
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
@@ -239,10 +263,10 @@ def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
     return now == UNBOUNDED or int(now) > int(declared)
 
 
-def _configs(admin: Any, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
+def _configs(admin: Any, settings: Settings, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
     """The settings in force, by topic and key."""
     if not topics:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config()) for name, t in topics.items()]
-    found = admin.describe_configs(resources, config_filter="all")["topic"]
+    found = _described(admin, settings, resources)
     return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

@@ -9,10 +9,12 @@ from typing import Final
 import httpx
 import pytest
 
+from learner.backup.kafka_topics import stored_topics
+from learner.backup.topic_records import COMPACTED
 from producers.clock import Clock
 from producers.replay import ReplayOptions, replay
 from producers.store.rankers import LogRankers
-from stream.events.topics import EVENTS, EXAMPLES, ITEMS, REQUESTS, USERS
+from stream.events.topics import EVENTS, EXAMPLES, ITEMS, REQUESTS, TOPICS, USERS
 from stream.events.types import Erase, Impression, Install, RankRequest
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_groups import group_commits
@@ -27,7 +29,7 @@ from tests.support.secured_broker import PASSWORD, SecuredBroker
 from tests.support.waiting import wait_until
 from tests.support.whole_system import House, world
 from thalweg.stack.stack import Stack
-from thalweg.views.acls import CLUSTER, ROLES, Grant, Operation, grants
+from thalweg.views.acls import BACKED_UP, CLUSTER, ROLES, Grant, Operation, grants
 
 pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may be busy
 
@@ -177,6 +179,23 @@ def test_a_missing_grant_is_named(
         house.end()
 
 
+def test_a_learner_backs_up_by_its_row(broker: SecuredBroker, topic_prefix: str) -> None:
+    """With THALWEG_BACKUP it has more: what a backup asks of Kafka."""
+    admin = Settings(kafka=broker.admin, topic_prefix=topic_prefix, partitions=1)
+    apply_topics(admin, plan_topics(admin))
+    learner = broker.settings("learner", topic_prefix).model_copy(update={"backup": "/backups"})
+    granted = grants("learner", learner, MODEL)
+    for lacking in ("Describe", "DescribeConfigs"):
+        with pytest.raises(LogError, match=rf"denies user 'learner' {lacking} on topic .*`thalweg acls`"):
+            stored_topics(learner)
+        allow(broker.admin, "learner", [one._replace(operations=("Describe",)) for one in granted])
+    allow(broker.admin, "learner", granted)
+    assert len(stored_topics(learner)) == len(TOPICS)
+    assert BACKED_UP == COMPACTED
+    may_read = {one.name for one in grants("learner", learner, MODEL) if "Read" in one.operations}
+    assert {learner.topic(topic.name) for topic in COMPACTED} <= may_read
+
+
 def test_what_a_client_is_denied(broker: SecuredBroker, topic_prefix: str) -> None:
     """Each of the log's clients names the user, the operation, and the topic or group."""
     settings = broker.settings("nobody", topic_prefix, partitions=1)
@@ -187,7 +206,7 @@ def test_what_a_client_is_denied(broker: SecuredBroker, topic_prefix: str) -> No
     allow(broker.admin, "nobody", [Grant("topic", topic, ("Describe",)) for topic in topics])
     allow(broker.admin, "nobody", [Grant("cluster", CLUSTER, ("Describe",))])
     plan = plan_topics(settings, (EVENTS, EXAMPLES))
-    with pytest.raises(LogError, match=f"won't create {topics[0]}: .*Authorization"):
+    with pytest.raises(LogError, match=f"won't create ({'|'.join(topics)}): .*Authorization"):
         apply_topics(settings, plan)
     apply_topics(admin, plan)
     with closing(KafkaLog(settings)) as log:

@@ -4,7 +4,7 @@ A test applies them to a broker with an authorizer, and runs each room with its 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from stream.events.topics import (
@@ -22,6 +22,7 @@ from stream.events.topics import (
     REPLIES,
     REQUESTS,
     REQUESTS_DLQ,
+    TOPICS,
     USERS,
     USERS_DLQ,
     Topic,
@@ -33,6 +34,7 @@ Operation = Literal["Read", "Write", "Create", "Delete", "Alter", "Describe", "D
 ALL: Final = "*"
 CLUSTER: Final = "kafka-cluster"  # its name in Kafka's own table
 MODEL: Final = "MODEL"  # in names of groups
+BACKED_UP: Final = (ITEMS, USERS, HISTORIES, NAMES, FORMATS, ERASED)  # topics whose records backups have
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ ROLES: Final = {
         groups=("joiner", "joiner-progress"),
     ),
     "learner": Role(
-        "`thalweg run learner`, `retrain`, `evolve`",
+        "`thalweg run learner`, `retrain`, `evolve`; with THALWEG_BACKUP more, which `thalweg acls` prints, too",
         reads=(EXAMPLES, FORMATS, ITEMS, USERS),
         writes=(EXAMPLES_DLQ, ERASED),
         described=(EVENTS,),
@@ -90,7 +92,8 @@ ROLES: Final = {
     ),
     "caller": Role("who asks for rankings over Kafka: `thalweg rank`", reads=(REPLIES,), writes=(REQUESTS,)),
     "operator": Role(
-        "`thalweg apply-topics`, `status`, `console`, `audit`, `trace`, `dlq`, `erase`, `rebuild`, `export`",
+        "`thalweg apply-topics`, `status`, `console`, `audit`, `trace`, `dlq`, `erase`, `rebuild`, `export`, `backup`, "
+        "`restore`",
         everything=True,
     ),
 }
@@ -101,6 +104,9 @@ def grants(role: str, settings: Settings, model: str) -> list[Grant]:
     if role not in ROLES:
         raise SettingsError(f"there is no role {role!r}: {', '.join(ROLES)} are the roles")
     needs = ROLES[role]
+    if role == "learner" and settings.backup:
+        reads = *needs.reads, *(topic for topic in BACKED_UP if topic not in needs.reads)
+        needs = replace(needs, reads=reads, described=TOPICS, configs=TOPICS)
     if needs.everything:
         operations: tuple[Operation, ...] = (
             "Read", "Write", "Create", "Delete", "Alter", "Describe", "DescribeConfigs", "AlterConfigs",
