@@ -55,7 +55,8 @@ def connect(settings: Settings, **options: Any) -> redis.Redis:
     except ValueError:  # its message may contain a part of the password
         raise SettingsError(
             "THALWEG_REDIS isn't redis://host:port/db, redis+cluster://host:port,host:port, or "
-            "redis+sentinel://host:port,host:port/NAME/db; rediss in place of redis for TLS"
+            "redis+sentinel://host:port,host:port/NAME/db; rediss in place of redis for TLS. A password's special "
+            "characters are %-encoded there, not in THALWEG_REDIS_PASSWORD"
         ) from None
 
 
