@@ -9,15 +9,19 @@ from thalweg.text.durations import format_duration
 REMEDY: Final = "shorten label.window or label.lateness"
 
 
+def retention_needed_ms(rules: LabelRules) -> int:
+    """How long a page is needed. With `organic`, also every page that has a remembered install, at the latest one from
+    its window's end.
+    """
+    return rules.life_ms + rules.lateness_ms + (rules.window_ms if rules.organic else 0)
+
+
 def retention_problem(rules: LabelRules, retention_ms: int = EVENTS.retention_ms) -> str:
     """Why retention is too short; empty when it isn't.
 
     A starting joiner reads again every page that can still get a label, and stops if one is gone.
     """
-    # With `organic`, also every page that has a remembered install, at the latest one from its window's end.
-    organic_ms = rules.window_ms if rules.organic else 0
-    needed_ms = rules.life_ms + rules.lateness_ms + organic_ms
-    if needed_ms < retention_ms:
+    if (needed_ms := retention_needed_ms(rules)) < retention_ms:
         return ""
     parts = "label.window, time for corrections, label.lateness"
     parts += ", and label.window once more for label.organic" if rules.organic else ""
