@@ -16,13 +16,17 @@ ITEMS: Final = 100_000
 PAGE_ITEMS: Final = 10
 SHARE: Final = 0.02
 MANY: Final = 10**12
+DIGITS: Final = 12  # of a number of values
 
 
 def size(
     pages_per_second: Annotated[float, typer.Option(min=0.001, max=1e9, help="Pages that users see, at the peak.")],
     spec: SpecFile = None,
     events: Annotated[
-        str, typer.Option(metavar="FILE", help="Events (JSON lines) or a data set, to count what isn't named here.")
+        str,
+        typer.Option(
+            metavar="FILE", help="Events (JSON lines) or a data set, to count what isn't named here, but users."
+        ),
     ] = "",
     page_items: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Items of a page.", show_default=f"--events, {PAGE_ITEMS}")
@@ -107,7 +111,7 @@ def distinct_of(texts: Sequence[str], spec: "Spec") -> dict[str, int]:
     counted = [name for name in lists if name not in ("user.id", "item.id")]
     for text in texts:
         column, _, number = text.partition("=")
-        if not (column and number.isdecimal() and int(number)):
+        if not (column and number.isdecimal() and len(number) <= DIGITS and int(number)):
             raise SettingsError(f"--values takes COLUMN=N, such as item.category=40; not {text!r}")
         if column not in counted:
             ids = " (--users and --items say how many ids there are)" if column in lists else ""

@@ -206,6 +206,7 @@ def run_size(*words: str) -> Result:
     ("words", "code", "message"),
     [
         (["--values", "item.category"], 1, "COLUMN=N"),
+        (["--values", f"item.category={10**400}"], 1, "COLUMN=N"),
         (["--values", "item.categori=5"], 1, "did you mean 'item.category'"),
         (["--values", "item.price=5"], 1, "no such category or list"),
         (["--values", "item.id=5"], 1, "--items"),
