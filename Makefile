@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@echo "making $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,ranker,tools,peers]' --group dev
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,backup,ranker,tools,peers]' --group dev
 	@echo "fetching Kafka's jars ..."
 	@rm -rf stack/target && mkdir stack/target
 	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }
@@ -47,10 +47,10 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 demo: setup  ## run the whole loop on a simulated app store: events in, a model that learns, ranked lists out
 	@$(BIN)/thalweg demo $(ARGS)
 
-test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis of its own
+test: setup  ## run all tests, three at a time, since many wait; each third with a Kafka and a Redis of its own
 	@stack/system.sh "$(PYTHON)" tests
 	@$(BIN)/python stack/chart_tools.py
-	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; joiner and learner under faults, for longer
 	@SOAK=1 $(BIN)/pytest tests/stream/joiner/test_join_oracle.py tests/system $(ARGS)

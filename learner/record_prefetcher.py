@@ -63,7 +63,7 @@ class RecordPrefetcher:
                 records = reader.poll(POLL_S)
                 self.is_reading = True
                 self._after_poll(reader, records)
-                for chunk in _chunks(records):
+                for chunk in chunks_of(records):
                     self._put(list(self._encoder.records(chunk)))
         finally:
             reader.close()
@@ -77,7 +77,7 @@ class RecordPrefetcher:
                 continue
 
 
-def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+def chunks_of(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     """Consecutive records of about CHUNK_BYTES."""
     first = size = 0
     for index, record in enumerate(records):

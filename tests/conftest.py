@@ -1,7 +1,8 @@
 """What all tests share: one Kafka and one Redis a run, a topic prefix of its own for each test."""
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,12 +10,36 @@ import pytest
 from hypothesis import settings
 
 from tests.support.forked_services import Nest, nesting
+from tests.support.redis_servers import running_cluster
+from tests.support.secured_broker import SecuredBroker, running_secured_broker
 from thalweg.stack.stack import Stack, down, up
 
 # On shared machines a slow example says nothing about the code.
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting imports stays: no garbage collection visits it, not then and not later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that start servers or processes come first: they take longest, and while they wait others compute."""
+    slow = {item.path for item in items if {"system", "demo"} & {*item.path.parts} or "stack" in fixtures_of(item)}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def fixtures_of(item: pytest.Item) -> list[str]:
+    """Names of those that a test asks for, directly or not; doctests have none."""
+    return getattr(item, "fixturenames", [])
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +50,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield up(root)
     finally:
         down(root)
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis Cluster of three nodes, of which it names two."""
+    with running_cluster(tmp_path_factory.mktemp("redis-cluster")) as nodes:
+        yield "redis+cluster://" + ",".join(node.address for node in nodes[:2])
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A Kafka with an authorizer; nobody has a grant."""
+    with running_secured_broker(tmp_path_factory.mktemp("secured") / "kafka") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,9 @@ class PublishGate:
             found = compared(one.scores.log_odds, scores.log_odds, one.pages.ends)
             numbers |= {f"{one.name}_{key}": value for key, value in found._asdict().items()}
             numbers[f"{one.name}_since"] = model.examples - one.learned(deep=deep)
-            level = math.log(max(found.rate, 1e-9)) if one is self._live else level
+            # What moved while much was learned had moved in the predictions of the labels, too.
+            moved = math.log(max(found.rate, 1e-9)) / self._width(one, deep=deep)
+            level = moved if one is self._live else level
             refusal = refusal or self._refusal_of(one, scores, found, fresh, deep=deep)
         self._labels.add(self._level)
         self._level = level
@@ -147,8 +149,7 @@ class PublishGate:
         rules, pages, what = self._rules, reference.pages, f"the {reference.name} version"
         if reference is not self._live:
             rules, every = structs.replace(rules, shift_max=EARLIER_SHIFT * rules.shift_max), in_proportion(every)
-        learned = reference.learned(deep=deep)
-        width = widening(rules, self._model.examples - learned, learned)
+        width = self._width(reference, deep=deep)
         if len(pages) < ITEMS_MIN:
             return None
         if fresh and len(fresh) >= ITEMS_MIN:
@@ -167,6 +168,11 @@ class PublishGate:
         if not refusal and len(scores.norms):
             refusal = norms_refusal(rules, scores.norms / np.maximum(reference.scores.norms, 1e-9), width, what)
         return refusal
+
+    def _width(self, reference: Reference, *, deep: bool) -> float:
+        """How much wider bounds are for what was learned since this version."""
+        learned = reference.learned(deep=deep)
+        return widening(self._rules, self._model.examples - learned, learned)
 
     def _labels_refusal(self, level: float, numbers: dict[str, float]) -> Refusal | None:
         """Why the recent labels, of all or of a slice, forbid it; adds to `numbers`."""

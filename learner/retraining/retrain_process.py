@@ -16,7 +16,9 @@ import structlog
 
 from learner.checkpoints.checkpoint import Checkpoint, take
 from learner.checkpoints.checkpoint_files import CheckpointFiles
+from learner.retraining.carry_over import PREVIOUS_MAX
 from learner.retraining.known_entities import read_attributes
+from learner.retraining.relearning import Past, relearn
 from learner.retraining.resumption import resume, spec_of
 from learner.retraining.retrain_files import Outcome, RetrainFiles, checkpoints_of
 from learner.retraining.retraining import Retraining
@@ -28,10 +30,10 @@ from stream.events.topics import EXAMPLES
 from stream.features.page_translation import UNKNOWN
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import Log, Record
-from stream.runtime.errors import CheckpointError, ThalwegError
+from stream.runtime.errors import CheckpointError, SpecError, ThalwegError
 from stream.runtime.formats import CHECKPOINT
 from stream.runtime.logs import log_to_stderr
-from stream.runtime.settings import Settings
+from stream.runtime.settings import DEDUP_IDS, Settings
 from stream.spec.spec import Spec
 from stream.spec.spec_changes import SpecChanges
 
@@ -39,32 +41,41 @@ NICENESS: Final = 10
 POLL_S: Final = 0.5
 NOTICE_S: Final = 60.0  # without a record, to the next line that says so
 BATCH: Final = 1_000  # records that are learned at once where statistics have to be computed
+BATCH_S: Final = 1.0  # that records wait for others: where few come, but never none, a batch takes long to fill
 log = structlog.get_logger("retrain")
 Notify = Callable[[str], None]
 
 
 class RetrainJob:
     """One retrain of a model from its checkpoint. `spec`: the new one; None: that of the checkpoint. `before`: the old
-    one, for checkpoints of builds that didn't write it.
+    one, for checkpoints of builds that didn't write it. `past`: what a new model learns from nothing; None: it begins
+    with the live one's, and trains on a window.
     """
 
     def __init__(
-        self, log_: Log, checkpoint: Checkpoint, spec: Spec | None, before: Spec | None, notify: Notify
-    ) -> None:
+        self, log_: Log, checkpoint: Checkpoint, spec: Spec | None, before: Spec | None, notify: Notify,
+        past: Past | None = None, ids_max: int = DEDUP_IDS,
+    ) -> None:  # fmt: skip
         old = spec_of(checkpoint.meta) or before
         if old is None:
             raise CheckpointError(
                 "the checkpoint is of a build that didn't write its spec: name it with --before FILE, or let a learner "
                 "of this build write one first"
             )
-        self._log, self._notify = log_, notify
+        self._log, self._notify, self._past, self._ids_max = log_, notify, past, ids_max
         self.offset = checkpoint.meta.offset
         self.live = resume(old, checkpoint)
         self.spec = spec or old
         SpecChanges(old, self.spec).check()
         previous = [*self.live.previous, old] if old.identity() != self.spec.identity() else self.live.previous
+        self._previous = previous[-PREVIOUS_MAX:]
         attributes = read_attributes(log_) if previous else UNKNOWN
         self._translation = WindowTranslation(self.spec, previous, attributes)
+        if past and self._translation.computes and old.identity() != self.spec.identity():
+            raise SpecError(
+                "statistics that the spec adds can't be computed for pages of files: evolve to them without --from, "
+                "or give the spec a new name and let its pages be logged with them"
+            )
         self._records: list[Record] = []  # of the window, and what came after
 
         self._notify_changes(SpecChanges(old, self.spec))
@@ -79,9 +90,7 @@ class RetrainJob:
         Waits for them without a bound, and says so every NOTICE_S while none come. Returns the retrain, and the next
         offset in `examples` that its models have to learn. Raises CheckpointError once it isn't wanted any more.
         """
-        self._records = self._window()
-        self._notify(f"training on {len(self._records):,} records before offset {self.offset:,}")
-        retraining = Retraining.begin(self.live, self.spec, self._encoded)
+        retraining = self._relearned(self._past) if self._past else self._begun()
         wanted = self.spec.deep.warm_start.judged
         self._notify(f"catching up, and judging the next {wanted:,} examples, or more while labels are rare")
         with closing(self._log.reader(EXAMPLES.name, {0: self.offset})) as reader:
@@ -93,7 +102,7 @@ class RetrainJob:
                     )
                 polled = reader.poll(POLL_S)
                 waiting += polled
-                if waiting and (not polled or len(waiting) >= BATCH):
+                if waiting and (not polled or len(waiting) >= BATCH or clock_s() - learned_s >= BATCH_S):
                     self._learn(retraining, waiting)
                     waiting, learned_s = [], clock_s()
                 elif not polled and clock_s() - learned_s >= NOTICE_S:
@@ -103,6 +112,23 @@ class RetrainJob:
                         f"examples of {wanted:,} judged; see that the joiner runs and events come"
                     )
         return retraining, self.offset
+
+    def _begun(self) -> Retraining:
+        self._records = self._window()
+        self._notify(f"training on {len(self._records):,} records before offset {self.offset:,}")
+        return Retraining.begin(self.live, self.spec, self._encoded)
+
+    def _relearned(self, past: Past) -> Retraining:
+        """A new model that has learned all there is before the offset."""
+        self._notify(f"learning all examples before offset {self.offset:,}")
+        new = Model(self.spec, self.live.seed, previous=self._previous)
+        new.learned_ids.ids_max = self._ids_max
+        records = past(self.offset)
+        if not self._translation.computes:  # else pages of previous specs are learned as a learner learns them
+            records = (self._translation.translate(some, self.live) for some in records)
+        relearn(new, records, self._notify)
+        self._notify(f"{new.examples:,} examples learned; the live model has learned {self.live.examples:,}")
+        return Retraining.relearned(self.live, new)
 
     def _encoded(self, new: Model) -> Sequence[EncodedBatch]:
         return encoded_window(new, self._translation.translate(self._records, self.live, new))
@@ -137,9 +163,12 @@ class RetrainJob:
 
 def run_retrain(
     settings: Settings, log_: Log, model: str, why: str, notify: Notify, spec: Spec | None = None,
-    before: Spec | None = None, is_wanted: Callable[[], bool] = lambda: True,
+    before: Spec | None = None, is_wanted: Callable[[], bool] = lambda: True, past: Past | None = None,
 ) -> Outcome:  # fmt: skip
-    """Retrain a model, and leave the outcome for its learner. Raises CheckpointError, SpecError, LogError."""
+    """Retrain a model, and leave the outcome for its learner. `past`: as in RetrainJob.
+
+    Raises CheckpointError, SpecError, LogError, and what `past` raises.
+    """
     files = RetrainFiles(settings, model)
     with files.lock():
         live = CheckpointFiles(checkpoints_of(settings, model), owned=False, version=CHECKPOINT.at(1))
@@ -148,7 +177,8 @@ def run_retrain(
             raise CheckpointError(
                 f"{model} has no checkpoint in {checkpoints_of(settings, model)}: start its learner on this machine"
             )
-        retraining, offset = RetrainJob(log_, checkpoint, spec, before, notify).run(is_wanted)
+        job = RetrainJob(log_, checkpoint, spec, before, notify, past, settings.dedup_ids)
+        retraining, offset = job.run(is_wanted)
         verdict = retraining.verdict()
         files.candidates.version = live.version  # the learner reads it
         outcome = Outcome(verdict, why, offset, retraining.new.warm_starts, retraining.new.roll_backs)

@@ -47,6 +47,14 @@ class Retraining:
         new.warm_starts, new.warm_start_at = new.warm_starts + 1, new.examples
         return cls(live, new)
 
+    @classmethod
+    def relearned(cls, live: Model, new: Model) -> "Retraining":
+        """A new model that has learned from nothing what `live` has learned, or more. Users whom that one has erased
+        it has erased, too."""
+        new.warm_starts, new.roll_backs = live.warm_starts + 1, live.roll_backs
+        new.warm_start_at, new.erased = new.examples, [*live.erased]
+        return cls(live, new)
+
     @property
     def judged(self) -> int:
         """Examples that both have predicted."""

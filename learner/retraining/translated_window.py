@@ -34,6 +34,11 @@ class WindowTranslation:
             translator = PageTranslator(old, self.spec, self.attributes)
             self._translators[translator.old.hash] = translator
 
+    @property
+    def computes(self) -> bool:
+        """Whether pages lack statistics, which are computed from the records before them."""
+        return any(one.computed for one in self._translators.values())
+
     def translate(self, records: Sequence[Record], live: Model, new: Model | None = None) -> list[Record]:
         """The records, with pages in the spec's layout; `new` gets the rows of statistics that only it has.
 
@@ -59,8 +64,7 @@ class WindowTranslation:
 
     def translate_last(self, records: Sequence[Record], first: int, live: Model) -> list[Record]:
         """As `translate`, of records[first:] only; those before are needed where statistics are computed."""
-        computes = any(one.computed for one in self._translators.values())
-        return self.translate(records, live)[first:] if computes else self.translate(records[first:], live)
+        return self.translate(records, live)[first:] if self.computes else self.translate(records[first:], live)
 
     def _translate(self, event: TrainingEvent, pages: dict[PageKey, U64]) -> bool:
         """Whether the event is kept; a page's words are added to `pages`."""

@@ -22,6 +22,7 @@ from stream.history.profiles import UserProfile, read_profiles
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.health import Health, check_alone, run_file
 from stream.runtime.settings import Settings
+from stream.snapshots.redis_address import has_several_servers
 from stream.snapshots.redis_client import connect, impatient
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.version_files import VersionFiles
@@ -75,7 +76,8 @@ def run_ranker(
             threads=settings.ranker_threads,
             queue_ms=settings.ranker_queue_ms,
             options=KafkaOptions(settings.worker, not named_only, settings.allowed_reply_topics, settings.ranker_acks),
-            quick=quick,
+            # The request loop itself must not look for a cluster's nodes.
+            quick=None if has_several_servers(settings.redis) else quick,
         )
         other = beside(service) if beside else None
 

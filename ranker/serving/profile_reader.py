@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final
 
-import redis
-
 from ranker import metrics
 from ranker.serving.recent_profiles import RecentProfiles
 from stream.history.profiles import UNKNOWN, UserProfile
+from stream.snapshots.redis_client import REDIS_FAILURES
 
 PATIENCE_S: Final = 0.005  # how long a request waits for its user's profile, all in all
 LATE_MAX: Final = 5  # late reads in a row, after which nobody waits until one is in time again
@@ -175,7 +174,7 @@ class ProfileReader:
         profiles: Profiles = {}
         try:
             profiles = self._read(list(batch.users))
-        except (redis.RedisError, OSError) as error:
+        except REDIS_FAILURES as error:
             self._failed(error)
         except Exception as error:  # noqa: BLE001  # whoever asked raises it
             batch.profiles.set_exception(error)

@@ -29,5 +29,6 @@ PLACES: Final = (
     Place("dead letters", "rejected bytes that may name the user", f"{AT_ONCE} in users.dlq; else by retention"),
     Place("feature.names", "the id, of a user whom nobody described", f"{AT_ONCE}: a tombstone"),
     Place("quarantine", "pages in the evidence of refused versions", f"{AT_ONCE}: the file is deleted"),
+    Place("exported files", "pages, installs, labels", "the next `thalweg export` writes those files again"),
     Place("erased", "the id, and until when it was erased", "never: it is replayed after a restore"),
 )

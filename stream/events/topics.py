@@ -9,7 +9,9 @@ COMPACTION_MS = 7 * 24 * HOUR_MS
 
 @dataclass(frozen=True)
 class Topic:
-    """A declared topic. `partitions` 0 means the setting `partitions`.
+    """A declared topic. `partitions` 0 means the setting `partitions`, or `rank_partitions` where it `grows`.
+
+    Partitions may be added to a topic that `grows`: its records have no order by key.
 
     A topic that isn't `compacted` retains records for `retention_ms`; so does a compacted one that `expires`.
     `level`: the format level (`stream/log/format_level.py`) from which it is created, and without it nobody writes the
@@ -23,18 +25,19 @@ class Topic:
     tombstones_ms: int = 0
     expires: bool = False
     level: int = 1
+    grows: bool = False
 
-    def config(self, replication: int = 1) -> dict[str, str]:
+    def config(self, in_sync: int = 1) -> dict[str, str]:
         """Kafka's topic configuration. Ingest time is the broker's own clock: LogAppendTime.
 
-        A record is acknowledged once all but one of its replicas have it.
+        A record is acknowledged once `in_sync` replicas have it, or more: all that are in sync.
         """
         policies = {"compact": self.compacted, "delete": self.expires or not self.compacted}
         config = {
             "cleanup.policy": ",".join(policy for policy, holds in policies.items() if holds),
             "message.timestamp.type": "LogAppendTime",
             "max.message.bytes": str(2 * 1024 * 1024),
-            "min.insync.replicas": str(max(1, replication - 1)),
+            "min.insync.replicas": str(in_sync),
         }
         if policies["delete"]:
             config["retention.ms"] = str(self.retention_ms)
@@ -48,8 +51,8 @@ class Topic:
 EVENTS = Topic("events")  # pages that users saw, installs, ticks; keyed by user
 EXAMPLES = Topic("examples", partitions=1)  # labelled examples; one partition per learner shard
 ORGANIC = Topic("organic")  # installs that no page claimed, where the spec wants them; keyed by user
-REQUESTS = Topic("rank.requests", retention_ms=HOUR_MS)  # ranking requests
-REPLIES = Topic("rank.replies", retention_ms=HOUR_MS)  # ranked lists
+REQUESTS = Topic("rank.requests", retention_ms=HOUR_MS, grows=True)  # ranking requests
+REPLIES = Topic("rank.replies", retention_ms=HOUR_MS, grows=True)  # ranked lists
 # Tombstones outlive the learner's memory of shown items: a ranker that starts doesn't retrieve deleted ones.
 ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of items
 # A joiner that was away for as long still learns who was deleted, and deletes the copy in Redis.

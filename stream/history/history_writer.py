@@ -7,8 +7,6 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, Final
 
-import redis
-
 from stream.history.erasing import (
     erase_in_redis,
     erase_in_topic,
@@ -18,6 +16,7 @@ from stream.history.erasing import (
 from stream.history.histories import BATCH, COMPLETE, SETTLE_S, Changes, NewestTime, log, marker_key, write_changes
 from stream.log.protocol import Log
 from stream.runtime.errors import LogError
+from stream.snapshots.redis_client import REDIS_FAILURES
 
 PENDING_MAX: Final = 1_000_000  # changes that wait while Redis is unavailable; above, the oldest are dropped
 RETRY_S: Final = 1.0
@@ -121,7 +120,7 @@ class HistoryWriter:
             if self._rebuilt_after != self.dropped or marker != COMPLETE:
                 self._rebuild(source)
             self._check_failing = False
-        except (redis.RedisError, OSError, LogError) as bad:
+        except (*REDIS_FAILURES, LogError) as bad:
             if not self._check_failing:
                 log.warning("histories: can't be restored from their topic (%s); retrying", bad)
             self._check_failing = True
@@ -166,7 +165,7 @@ class HistoryWriter:
                     erase_in_topic(source, erased, between=self._deliver_some)
                     erase_names_and_dead_letters(source, erased)
                 erase_in_redis(self._client, erased, self._prefix)  # a rebuild may have copied it from the topic
-        except (redis.RedisError, OSError, LogError) as bad:
+        except (*REDIS_FAILURES, LogError) as bad:
             log.warning("histories of %d users aren't erased yet (%s); retrying", len(erased), bad)
             with self._changed:
                 if not self._closing:
@@ -177,7 +176,7 @@ class HistoryWriter:
         """Write a batch, or make it pending again (unless it was overwritten meanwhile) and wait before the retry."""
         try:
             write_changes(self._client, batch, self._prefix)
-        except (redis.RedisError, OSError) as bad:
+        except REDIS_FAILURES as bad:
             if not self._failing:
                 log.warning("histories: Redis is unavailable (%s); changes stay pending until it answers", bad)
             self._failing = True

@@ -13,8 +13,6 @@ from contextlib import closing
 from itertools import groupby
 from typing import Any, Final
 
-import redis
-
 from stream.events.codec import decode_entity
 from stream.events.topics import USERS
 from stream.events.types import User
@@ -22,6 +20,7 @@ from stream.history.profiles import user_key
 from stream.log.dead_letters import dead_letter
 from stream.log.protocol import START, Log, Reader, Record
 from stream.runtime.errors import BadEvent, LogError, LogGap
+from stream.snapshots.redis_client import REDIS_FAILURES
 
 BATCH: Final = 500  # records of one script: less than 10 ms of Redis
 POLL_S: Final = 0.5
@@ -56,7 +55,6 @@ class UserWriter:
 
     def __init__(self, client: Any, source: Callable[[], Log], prefix: str = "") -> None:
         self._client, self._source, self._prefix = client, source, prefix
-        self._copy = client.register_script(_COPY)
         self._copied: dict[int, int | None] = {}  # as Redis has it; None: nothing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="users", daemon=True)
@@ -71,13 +69,15 @@ class UserWriter:
         failing = False
         while not self._stop.is_set():
             try:
-                self._client.ping()  # first: while Redis is unavailable, the log isn't opened again and again
+                self._client.exists(
+                    offsets_key(self._prefix)
+                )  # first: while Redis is unavailable, the log isn't opened again and again
                 with closing(self._source()) as source:
                     if failing:
                         log.info("users' attributes are copied to Redis again")
                     failing = False
                     self._follow(source)
-            except (redis.RedisError, OSError, LogError) as error:
+            except (*REDIS_FAILURES, LogError) as error:
                 if not failing:
                     log.warning("users' attributes aren't copied to Redis (%s); retrying", error)
                 failing = True
@@ -115,7 +115,9 @@ class UserWriter:
         before, after = self._copied[partition], records[-1].offset + 1
         users = self._newest(source, records)
         keys = [offsets_key(self._prefix), *(user_key(user, self._prefix) for user in users)]
-        copied = self._copy(keys, [partition, "" if before is None else before, after, *users.values()])
+        copied = self._client.register_script(_COPY)(
+            keys, [partition, "" if before is None else before, after, *users.values()]
+        )
         if int(copied or -1) == after:
             self._copied[partition] = after
         else:  # another joiner was faster, or Redis was emptied

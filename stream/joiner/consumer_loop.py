@@ -90,10 +90,10 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         self._saver = StateSaver()
         self._commits = CommitWriter(self.topic, settings.worker, assigned, self.outbox, processor.tally)
 
-    def fail(self, bad: BaseException) -> None:
+    def fail(self, bad: BaseException, doing: str = "writing") -> None:
         """End; the first failure is reported."""
         if self.failure is None:
-            self.failure = bad
+            self.failure = kafka.failure_of(self._settings, doing, bad)
         self.ended.set()
 
     @property
@@ -117,9 +117,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         except ConsumerStoppedError:
             return
         except Exception as bad:  # noqa: BLE001  # reported by whoever runs this
-            self.fail(
-                kafka.unavailable(self._settings, "reading", bad) if isinstance(bad, KafkaError | OSError) else bad
-            )
+            self.fail(bad, f"reading {EVENTS.name}")
 
     async def _poll(self) -> None:
         try:
@@ -254,6 +252,7 @@ class ConsumerLoop(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 if self._options.accept_gap:
                     ranges = await kafka.with_new_from(self.consumer, ranges, ats, commits)
         except (TimeoutError, KafkaError, OSError) as bad:
+            kafka.check_denied(self._settings, f"reading {EVENTS.name}", bad)
             log.warning("Kafka doesn't answer (%r): the commits to resume from are unknown; retrying", bad)
             self._after_outage = True
             await asyncio.sleep(RETRY_S)

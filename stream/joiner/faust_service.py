@@ -24,10 +24,10 @@ from stream.joiner.assigned_partitions import AssignedPartitions, MemoryBudget
 from stream.joiner.consumer_loop import ConsumerLoop
 from stream.joiner.kafka_clients import (
     check_timestamps,
+    failure_of,
     make_admin,
     make_consumer,
     make_producer,
-    unavailable,
 )
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.record_processor import JoinerOptions, RecordProcessor
@@ -145,7 +145,7 @@ class JoinerService:
                 await client.start()
             await check_timestamps(loop.admin, self.settings)
         except (KafkaError, OSError) as bad:
-            raise unavailable(self.settings, "connecting", bad) from bad
+            raise failure_of(self.settings, "connecting", bad) from bad
 
     async def disconnect(self) -> None:
         """Stop the Kafka clients. A static member doesn't leave its group: its partitions wait for its restart."""

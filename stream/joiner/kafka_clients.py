@@ -3,22 +3,25 @@
 aiokafka's errors are translated here and in `faust_service.py`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.abc import AbstractTokenProvider
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 
 from stream.events.topics import EVENTS
 from stream.joiner.assigned_partitions import StoredCommit
 from stream.joiner.commit_metadata import decode_commit
 from stream.joiner.resume_point import LogRange
-from stream.log.kafka_login import login_options
+from stream.log.kafka_login import denial, login_options
+from stream.log.oauth_token import token_source
 from stream.log.protocol import Record
 from stream.runtime.errors import LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
@@ -37,8 +40,17 @@ log = logging.getLogger(__name__)
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """Options of all clients: addresses, TLS, login. Raises SettingsError."""
-    return {"bootstrap_servers": settings.brokers(), **login_options(settings)}
+    """Options of all clients: addresses, TLS, login. Raises SettingsError, LogUnavailable, LogError."""
+    tokens = {"sasl_oauth_token_provider": _Tokens(settings)} if settings.uses_oauth else {}
+    return {"bootstrap_servers": settings.brokers(), **login_options(settings), **tokens}
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is untyped
+    def __init__(self, settings: Settings) -> None:
+        self._source = token_source(settings)
+
+    async def token(self) -> str:
+        return await asyncio.to_thread(self._source.token)
 
 
 def make_consumer(settings: Settings) -> Any:
@@ -99,7 +111,11 @@ def make_admin(settings: Settings) -> Any:
 
 async def partitions_of(settings: Settings, topics: Iterable[str]) -> dict[str, int] | None:
     """How many partitions these topics have; None: one of them, or the broker, is unavailable."""
-    admin = make_admin(settings)
+    try:
+        admin = make_admin(settings)
+    except LogUnavailable as bad:  # no token for the login
+        log.debug("asking for partitions: %s", bad)
+        return None
     try:
         await admin.start()
         described = await admin.describe_topics()  # of all topics: to name one might create it
@@ -144,7 +160,7 @@ async def with_new_from(
 
 
 async def check_timestamps(admin: Any, settings: Settings) -> None:
-    """Raises SettingsError when producers stamp the records of `events`, KafkaError when no broker answers.
+    """Raises SettingsError when producers stamp the records of `events`, KafkaError when no broker answers, LogError.
 
     A record's timestamp bounds how far an event may advance the watermark: it must be the broker's.
     """
@@ -153,6 +169,8 @@ async def check_timestamps(admin: Any, settings: Settings) -> None:
         [ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": None})]
     )
     for error_code, _, _, _, entries in described.resources:
+        if (denied := denial(settings, "describing configs", for_code(error_code)(name))) is not None:
+            raise denied
         kinds = [entry[1] for entry in entries if entry[0] == "message.timestamp.type"]
         if not error_code and kinds and kinds[0] != "LogAppendTime":
             raise SettingsError(
@@ -171,6 +189,16 @@ async def with_append_times(admin: Any, settings: Settings, records: list[Record
     return [record._replace(time_ms=min(record.time_ms, now_ms)) for record in records]
 
 
-def unavailable(settings: Settings, doing: str, bad: BaseException) -> LogUnavailable:
-    """Our error for a broker that doesn't answer."""
+def check_denied(settings: Settings, doing: str, bad: BaseException) -> None:
+    """Raises LogError where a broker denied something."""
+    if (denied := denial(settings, doing, bad)) is not None:
+        raise denied from bad
+
+
+def failure_of(settings: Settings, doing: str, bad: BaseException) -> BaseException:
+    """Our error for one of aiokafka's, which may be the cause of ours; any other as it is."""
+    if (denied := denial(settings, doing, bad.__cause__ or bad)) is not None:
+        return denied
+    if not isinstance(bad, KafkaError | OSError):
+        return bad
     return LogUnavailable(f"Kafka at {settings.kafka} doesn't answer ({doing}: {bad!r})")

@@ -85,4 +85,6 @@ class Outbox:
         self._unconfirmed.discard(sent)
         if not sent.cancelled() and sent.exception() is not None:
             self._rejected = True
-            self._failed(LogError(f"Kafka rejected a batch ({sent.exception()}); its input is read again"))
+            bad = LogError(f"Kafka rejected a batch ({sent.exception()}); its input is read again")
+            bad.__cause__ = sent.exception()
+            self._failed(bad)

@@ -1,26 +1,22 @@
 """Compares declared topics with the broker's: what `thalweg apply-topics` shows, then applies."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from kafka import KafkaAdminClient, errors
+from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import EVENTS, FORMATS, TOPICS, Topic
+from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
-from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
+from stream.log.kafka_client import REQUEST_S, admin_client
 from stream.log.kafka_log import KafkaLog
+from stream.log.replication import check_brokers, in_sync, replicas_of
 from stream.runtime.errors import LogError
 from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
 
 Action = Literal["create", "alter", "leave", "refuse"]
-ELECTING: Final = (
-    errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
-)  # fmt: skip
 MISSING: Final = errors.UnknownTopicOrPartitionError.errno
 UNBOUNDED: Final = "-1"
 IN_SYNC: Final = "min.insync.replicas"
@@ -31,7 +27,7 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 class Change:
     """One difference of one topic. What is kept or rejected is only shown: `message` has the reason and a remedy.
 
-    `config` is what will be set; `partitions` and `replication` matter to `create`.
+    `config` and `partitions` (0: as they are) are what will be set; `replication` matters to `create`.
     """
 
     topic: str  # with the prefix
@@ -45,16 +41,30 @@ class Change:
         return f"{self.action:<6}  {self.topic}: {self.message}"
 
 
-def plan_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS, *, force: bool = False) -> list[Change]:
-    """The changes that make the broker's topics as declared; empty when they are.
+def declared_topics(settings: Settings) -> tuple[Topic, ...]:
+    """All topics, with the retention that these settings give them."""
+    days = dict.fromkeys((EVENTS.name, ORGANIC.name), settings.events_days) | {EXAMPLES.name: settings.examples_days}
+    return tuple(
+        replace(topic, retention_ms=days[topic.name] * 24 * HOUR_MS) if topic.name in days else topic
+        for topic in TOPICS
+    )
+
+
+def plan_topics(settings: Settings, topics: tuple[Topic, ...] = (), *, force: bool = False) -> list[Change]:
+    """The changes that make the broker's topics as declared; empty when they are. `topics`: default `declared_topics`.
 
     A value that an operator has raised above its declaration is left, unless `force`; so is a missing topic of a later
     format level, until the upgrade is finalized. Raises LogUnavailable, LogError, SettingsError.
     """
-    declared = {settings.topic(topic.name): topic for topic in topics}
-    with _admin(settings, "comparing topics") as admin:
+    declared = {settings.topic(topic.name): topic for topic in topics or declared_topics(settings)}
+    with admin_client(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
-        configs = _configs(admin, {name: declared[name] for name in found}, settings.replication)
+        for name, topic in found.items():
+            if topic["error_code"]:
+                raise errors.for_code(topic["error_code"])(name)
+        configs = _configs(admin, {name: declared[name] for name in found})
+        if found.keys() < declared.keys():
+            check_brokers(len(admin.describe_cluster()["brokers"]), settings)
     changes: list[Change] = []
     later = {name for name, topic in declared.items() if name not in found and topic.level > 1}
     level = _level(settings) if later and settings.topic(EVENTS.name) in found else LEVEL
@@ -80,7 +90,61 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
     A deployment without a topic `events` is new: no earlier release runs in it, and this one's formats are written.
     Raises LogUnavailable, LogError.
     """
-    new = {
+    new = _wanted(changes)
+    alters = [change for change in changes if change.action == "alter"]
+    altered = [
+        ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
+        for change in alters
+        if change.config
+    ]
+    grown = {change.topic: change.partitions for change in alters if change.partitions}
+    with admin_client(settings, "changing topics") as admin:
+        if new:
+            _create(admin, new)
+        if altered:
+            admin.alter_configs(altered)
+        if grown:
+            admin.create_partitions(grown, timeout_ms=int(REQUEST_S * 1000))
+    if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
+        with closing(KafkaLog(settings)) as log:
+            raise_level(log)
+
+
+def create_topics(settings: Settings, changes: list[Change]) -> None:
+    """Create these topics, and wait until they are ready. Raises LogUnavailable, LogError."""
+    if changes:
+        with admin_client(settings, "creating topics") as admin:
+            _create(admin, _wanted(changes))
+
+
+def describe_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+    """What creates the broker's topics as they are; missing ones are left out. Raises LogUnavailable, LogError."""
+    with admin_client(settings, "describing topics") as admin:
+        found = admin.describe_topics([settings.topic(topic.name) for topic in topics])
+        found = [topic for topic in found if topic["error_code"] != MISSING]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
+        configs = admin.describe_configs(resources)["topic"] if resources else {}
+    return [
+        Change(
+            topic["name"], "create", "",
+            tuple(sorted((key, entry["value"]) for key, entry in configs[topic["name"]].items())),
+            len(topic["partitions"]), min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+        )
+        for topic in found
+    ]  # fmt: skip
+
+
+def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
+    """Delete topics with all their records; missing ones are skipped. Raises LogUnavailable, LogError."""
+    with admin_client(settings, "removing topics") as admin:
+        names = [settings.topic(topic.name) for topic in topics]
+        existing = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != MISSING]
+        if existing:
+            admin.delete_topics(existing, timeout_ms=int(REQUEST_S * 1000))
+
+
+def _wanted(changes: list[Change]) -> dict[str, dict[str, Any]]:
+    return {
         change.topic: {
             "num_partitions": change.partitions,
             "replication_factor": change.replication,
@@ -89,70 +153,6 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
         for change in changes
         if change.action == "create"
     }
-    altered = [
-        ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
-        for change in changes
-        if change.action == "alter"
-    ]
-    with _admin(settings, "changing topics") as admin:
-        if new:
-            _create(admin, new)
-        if altered:
-            admin.alter_configs(altered)
-    if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():
-        with closing(KafkaLog(settings)) as log:
-            raise_level(log)
-
-
-def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
-    """Delete topics with all their records; missing ones are skipped. Raises LogUnavailable, LogError."""
-    with _admin(settings, "removing topics") as admin:
-        names = [settings.topic(topic.name) for topic in topics]
-        existing = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != MISSING]
-        if existing:
-            admin.delete_topics(existing, timeout_ms=int(REQUEST_S * 1000))
-
-
-def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple[int, str]]:
-    """The commits of a consumer group in a topic: offset and metadata by partition; empty if there are none.
-
-    Names without prefix. Raises LogUnavailable, LogError.
-    """
-    with _admin(settings, f"asking for the commits of {group}") as admin:
-        found = _elected(lambda: admin.list_group_offsets([settings.topic(group)]))
-    return {
-        at.partition: (stored.offset, stored.metadata or "")
-        for of_group in found.values()
-        for at, stored in of_group.items()
-        if at.topic == settings.topic(topic) and stored.offset >= 0
-    }
-
-
-def group_clients(settings: Settings, group: str) -> list[str]:
-    """The client ids of a group's members. The name is without prefix. Raises LogUnavailable, LogError."""
-    name = settings.topic(group)
-    with _admin(settings, f"asking for the members of {group}") as admin:
-        found = _elected(lambda: admin.describe_groups([name]))
-    return [member["client_id"] for member in found[name]["members"]]
-
-
-def _elected(ask: Callable[[], Any]) -> Any:
-    """The answer of a group's coordinator, once there's one: a broker has just started, or it's the first group."""
-    give_up_s = time.monotonic() + REQUEST_S
-    while True:
-        try:
-            return ask()
-        except ELECTING:
-            if time.monotonic() > give_up_s:
-                raise
-            time.sleep(0.1)
-
-
-@contextmanager
-def _admin(settings: Settings, doing: str) -> Iterator[Any]:
-    check_reachable(settings)
-    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
-        yield admin
 
 
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
@@ -166,14 +166,16 @@ def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:
 
 
 def _creation(settings: Settings, topic: Topic) -> Change:
-    partitions = topic.partitions or settings.partitions
-    config = topic.config(settings.replication)
-    message = f"{partitions} partitions, replication {settings.replication}; " + ", ".join(
+    partitions, replicas = _partitions(settings, topic), replicas_of(settings)
+    config = topic.config(in_sync(settings, replicas))
+    message = f"{partitions} partitions, replication {replicas}; " + ", ".join(
         f"{key}={value}" for key, value in config.items()
     )
-    return Change(
-        settings.topic(topic.name), "create", message, tuple(config.items()), partitions, settings.replication
-    )
+    return Change(settings.topic(topic.name), "create", message, tuple(config.items()), partitions, replicas)
+
+
+def _partitions(settings: Settings, topic: Topic) -> int:
+    return topic.partitions or (settings.rank_partitions if topic.grows else 0) or settings.partitions
 
 
 def _differences(
@@ -182,7 +184,7 @@ def _differences(
     name = settings.topic(topic.name)
     changes: list[Change] = []
     replicas = min(len(partition["replica_nodes"]) for partition in partitions)
-    declared = topic.config(min(replicas, settings.replication))
+    declared = topic.config(min(replicas, in_sync(settings, replicas_of(settings))))
     differing = {key: value for key, value in declared.items() if config.get(key) != value}
     raised = [key for key, value in differing.items() if _is_raised(key, config.get(key), value, replicas)]
     for key in [] if force else raised:
@@ -191,24 +193,37 @@ def _differences(
     if differing:
         message = ", ".join(f"{key}: {config.get(key)} -> {value}" for key, value in differing.items())
         changes.append(Change(name, "alter", message, tuple(differing.items())))
-    wanted = topic.partitions or settings.partitions
-    if len(partitions) != wanted:
-        remedy = f"THALWEG_PARTITIONS={len(partitions)}" if not topic.partitions else "recreate the topic"
-        changes.append(
-            Change(
-                name,
-                "refuse",
-                f"has {len(partitions)} partitions, {wanted} are declared; keys would move to other partitions and "
-                f"each user's order would break. Keep it ({remedy}), or start again under another THALWEG_TOPIC_PREFIX",
-            )
-        )
-    if replicas != settings.replication:
+    changes += _partition_changes(name, topic, len(partitions), _partitions(settings, topic))
+    if replicas != (wanted := replicas_of(settings)):
         message = (
-            f"has {replicas} replicas, {settings.replication} are declared; move replicas with "
+            f"has {replicas} replicas, {wanted} are declared; move replicas with "
             f"kafka-reassign-partitions, or set THALWEG_REPLICATION={replicas}"
         )
         changes.append(Change(name, "refuse", message))
     return changes
+
+
+def _partition_changes(name: str, topic: Topic, found: int, wanted: int) -> list[Change]:
+    """What is done about the number of a topic's partitions: more are added where no order is lost."""
+    has = f"has {found} partitions, {wanted} are declared"
+    if found == wanted:
+        return []
+    if topic.grows and found < wanted:
+        message = f"partitions: {found} -> {wanted}; then restart rankers, and after them callers"
+        return [Change(name, "alter", message, partitions=wanted)]
+    if topic.grows:
+        return [Change(name, "refuse", f"{has}; Kafka removes none: set THALWEG_RANK_PARTITIONS={found}")]
+    if topic.partitions:
+        return [Change(name, "refuse", f"{has}; recreate the topic")]
+    return [
+        Change(
+            name,
+            "refuse",
+            f"{has}; keys would move to other partitions and each user's order would break. Keep it "
+            f"(THALWEG_PARTITIONS={found}), or make topics under another THALWEG_TOPIC_PREFIX with {wanted}, replay "
+            "the events into them (docs/clusters.md), and move producers and rooms there",
+        )
+    ]
 
 
 def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
@@ -224,10 +239,10 @@ def _is_raised(key: str, now: str | None, declared: str, replicas: int) -> bool:
     return now == UNBOUNDED or int(now) > int(declared)
 
 
-def _configs(admin: Any, topics: dict[str, Topic], replication: int) -> dict[str, dict[str, str]]:
+def _configs(admin: Any, topics: dict[str, Topic]) -> dict[str, dict[str, str]]:
     """The settings in force, by topic and key."""
     if not topics:
         return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config(replication)) for name, t in topics.items()]
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, t.config()) for name, t in topics.items()]
     found = admin.describe_configs(resources, config_filter="all")["topic"]
     return {name: {key: entry["value"] for key, entry in config.items()} for name, config in found.items()}

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from kafka import errors
+from kafka import KafkaAdminClient, errors
+from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.protocol.schemas.fields.codecs import TaggedFields, UnsignedVarInt32
 from kafka.protocol.schemas.fields.struct import StructField
 
-from stream.log.kafka_login import login_options
+from stream.log.kafka_login import denial, login_options
+from stream.log.oauth_token import token_source
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
 
@@ -66,7 +68,17 @@ def client_options(settings: Settings) -> dict[str, Any]:
         "retry_backoff_ms": 20,  # also between two requests for metadata: a new reader has to wait for it twice
         "reconnect_backoff_max_ms": 1000,
         **login_options(settings),
+        **({"sasl_oauth_token_provider": _Tokens(settings)} if settings.uses_oauth else {}),
     }
+
+
+class _Tokens(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python is untyped
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._source = token_source(settings)
+
+    def token(self) -> str:
+        return self._source.token()
 
 
 def check_reachable(settings: Settings) -> None:
@@ -98,6 +110,8 @@ def translated(settings: Settings, doing: str) -> Iterator[None]:
 
 def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
     """Our error for one of kafka-python's."""
+    if (denied := denial(settings, doing, bad)) is not None:
+        return denied
     if isinstance(bad, errors.SaslAuthenticationFailedError | errors.AuthorizationError):
         return LogError(
             f"Kafka at {settings.kafka} rejects user {settings.kafka_user!r} ({doing}: {bad}): "
@@ -107,7 +121,7 @@ def translate(settings: Settings, doing: str, bad: Exception) -> LogError:
         # The port was open (`check_reachable`); a refused login or certificate also looks like this from kafka-python.
         return LogUnavailable(
             f"{settings.kafka} is open, but no Kafka answers there by {settings.kafka_security}: it's still "
-            "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD or _CA isn't what it wants"
+            "starting, or THALWEG_KAFKA_SECURITY, _SASL_MECHANISM, _USER, _PASSWORD, _CA or _CERT isn't what it wants"
         )
     has_answered = isinstance(bad, errors.UnknownTopicOrPartitionError)  # retriable to kafka-python all the same
     if isinstance(bad, OSError) or (isinstance(bad, errors.RetriableError) and not has_answered):
@@ -131,3 +145,11 @@ def with_timeout(timeout_s: float, call: Callable[[], T], late: T) -> T:
     threading.Thread(target=run, name="kafka-with-timeout", daemon=True).start()
     wait([future], timeout_s)
     return future.result() if future.done() else late
+
+
+@contextmanager
+def admin_client(settings: Settings, doing: str) -> Iterator[Any]:
+    """An admin client, closed at the end; its errors are ours. Raises LogUnavailable, LogError."""
+    check_reachable(settings)
+    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+        yield admin

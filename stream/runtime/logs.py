@@ -62,8 +62,8 @@ def is_json() -> bool:
 def secrets_of(settings: "Settings") -> list[str]:
     """The passwords in the settings, as they are and as URLs write them."""
     in_url = urlsplit(settings.redis).password or ""
-    known = settings.kafka_password.get_secret_value(), settings.redis_password.get_secret_value(), in_url
-    return sorted({*known, unquote(in_url)} - {""}, key=len, reverse=True)
+    known = (value.get_secret_value() for _, value in settings if hasattr(value, "get_secret_value"))
+    return sorted({*known, in_url, unquote(in_url)} - {""}, key=len, reverse=True)
 
 
 def masked(text: str, secrets: list[str]) -> str:

@@ -37,21 +37,59 @@ class Settings(BaseSettings):
     kafka_security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="protocol to Kafka: SSL is TLS, SASL a login"
     )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         "PLAIN", description="login mechanism, where THALWEG_KAFKA_SECURITY is SASL_..."
     )
-    kafka_user: str = Field("", description="user name for SASL")
-    kafka_password: SecretStr = Field(SecretStr(""), description="password for SASL; never shown")
+    kafka_user: str = Field("", description="user name for SASL, or an OAuth client's id")
+    kafka_password: SecretStr = Field(
+        SecretStr(""), description="password for SASL, or an OAuth client's secret; never shown"
+    )
+    kafka_oauth_url: str = Field(
+        "",
+        description="where tokens for OAUTHBEARER come from: https://... is an OAuth 2 server's token endpoint (client "
+        "credentials), file:///... a file that others renew",
+    )
+    kafka_oauth_scope: str = Field("", description="scope that is asked for, where the OAuth 2 server wants one")
+    kafka_oauth_ca: str = Field("", description="CA certificate file (PEM) for that server; empty: the system's")
     kafka_ca: str = Field("", description="CA certificate file (PEM) for TLS to Kafka; empty: the system's")
-    redis: str = Field("", description="Redis URL: redis://host:port/db, or rediss:// for TLS")
+    kafka_cert: str = Field("", description="client certificate file (PEM) for TLS to Kafka, with its chain")
+    kafka_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
+    kafka_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
+    redis: str = Field(
+        "",
+        description="Redis: redis://host:port/db, redis+cluster://host:port,host:port, or "
+        "redis+sentinel://host:port,host:port/NAME/db; rediss in place of redis for TLS",
+    )
     redis_user: str = Field("", description="user name for Redis, where THALWEG_REDIS has none")
     redis_password: SecretStr = Field(
         SecretStr(""), description="password for Redis, where THALWEG_REDIS has none; never shown"
     )
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="password for Sentinels; never shown")
     redis_ca: str = Field("", description="CA certificate file (PEM) for TLS to Redis; empty: the system's")
+    redis_cert: str = Field("", description="client certificate file (PEM) for TLS to Redis, with its chain")
+    redis_key: str = Field("", description="file of that certificate's key (PEM); empty: in the same file")
+    redis_key_password: SecretStr = Field(SecretStr(""), description="password of that key; never shown")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic and group name")
-    partitions: int = Field(4, ge=1, description="partitions of `events`, `rank.requests`, `rank.replies`")
-    replication: int = Field(1, ge=1, description="replicas of each topic that `thalweg apply-topics` creates")
+    partitions: int = Field(
+        4,
+        ge=1,
+        description="partitions of `events` and other topics keyed by user or item; they can't be changed later",
+    )
+    rank_partitions: int = Field(
+        0, ge=0, description="partitions of `rank.requests` and `rank.replies`, may be raised; 0: THALWEG_PARTITIONS"
+    )
+    events_days: int = Field(7, ge=1, description="how long `events` and `organic` keep records, days")
+    examples_days: int = Field(
+        7, ge=1, description="how long `examples` keeps records, days: a new model learns them, and exported files"
+    )
+    replication: int = Field(
+        0,
+        ge=0,
+        description="replicas of a topic that `thalweg apply-topics` creates; 0: 1 where Kafka is on loopback, else 3",
+    )
+    min_insync: int = Field(
+        0, ge=0, description="replicas that must have a record before it is acknowledged; 0: all but one"
+    )
     model: str = Field(
         "",
         pattern=f"^({MODEL_NAME})?$",
@@ -132,6 +170,15 @@ class Settings(BaseSettings):
         description="static name in its consumer group: a restart keeps its partitions",
     )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
+    backup: str = Field(
+        "", description="where the learner keeps backups continuously: a folder, or s3://bucket/prefix; empty: nowhere"
+    )
+    backup_every_s: float = Field(60.0, ge=1, description="at most how often the learner writes a backup")
+    backup_keep: int = Field(
+        24,
+        ge=1,
+        description="how many backups the learner leaves in THALWEG_BACKUP, the newest; older ones are removed",
+    )
     keep_versions: int = Field(
         1_000, ge=2, description="how many snapshot versions are retained in Redis; fewer while it's nearly full"
     )
@@ -218,6 +265,11 @@ class Settings(BaseSettings):
     def brokers(self) -> list[str]:
         """The bootstrap servers, one by one. Raises SettingsError when none are known."""
         return [server.strip() for server in self.need_kafka().split(",")]
+
+    @property
+    def uses_oauth(self) -> bool:
+        """Whether clients of Kafka log in by tokens."""
+        return self.kafka_security.startswith("SASL") and self.kafka_sasl_mechanism == "OAUTHBEARER"
 
     def need_redis(self) -> str:
         """The Redis URL. Raises SettingsError when none is known."""

@@ -7,18 +7,18 @@ from stream.runtime.errors import SettingsError, SnapshotError
 from stream.runtime.memory import MB
 from stream.runtime.settings import Settings
 from stream.snapshots.part_sizes import base_bytes_of
-from stream.snapshots.redis_client import RedisMemory, connect, memory_of
+from stream.snapshots.redis_client import RedisMemory, connect, key_prefix, memory_of
 from stream.spec.spec import Spec
 
 BASES: Final = 3  # full bases: the live one, the next one, and that of what is pinned
 KEEPING: Final = "noeviction"
 
 
-def redis_memory(settings: Settings) -> RedisMemory | None:
-    """Of the Redis that these settings name; None: it doesn't answer, or doesn't say."""
+def redis_memory(settings: Settings, model: str) -> RedisMemory | None:
+    """Of the Redis that has this model; None: it doesn't answer, or doesn't say."""
     try:
         with closing(connect(settings)) as client:
-            return memory_of(client)
+            return memory_of(client, key_prefix(settings, model))
     except (SettingsError, SnapshotError):
         return None
 

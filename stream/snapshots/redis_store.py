@@ -42,7 +42,7 @@ from stream.snapshots.manifest import (
     named_blobs,
 )
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of
-from stream.snapshots.redis_client import connect, memory_of, translated
+from stream.snapshots.redis_client import REDIS_FAILURES, connect, key_prefix, memory_of, translated
 from stream.snapshots.redis_scripts import DIGITS, PIN, PUBLISH, PUT, RETAIN, TAKE
 from stream.snapshots.store import StoreMemory, damaged_blob, missing_blob
 
@@ -59,7 +59,7 @@ class RedisStore:
         if not model or set(model) & set("{}:"):
             raise SettingsError(f"{model!r} can't name a model in Redis: use letters, digits, '.', '_' and '-'")
         self.model = model
-        self.prefix = "{" + settings.topic_prefix + "thalweg:" + model + "}"
+        self.prefix = key_prefix(settings, model)
         self._client = connect(settings)
         # Without a retry: `wait` must end in time, and is called again.
         self._listener = connect(settings, retry=Retry(NoBackoff(), 0), health_check_interval=NOTICE_PING_S)
@@ -181,7 +181,7 @@ class RedisStore:
 
     def memory(self) -> StoreMemory:
         """See SnapshotStore. Without `maxmemory` the limit is the memory of Redis's machine."""
-        found = memory_of(self._client)
+        found = memory_of(self._client, self.prefix)
         return StoreMemory(found.used, found.most or found.machine)
 
     def report(self, what: str) -> None:
@@ -197,7 +197,7 @@ class RedisStore:
                 while not self._closed.is_set() and (left_s := until_s - time.monotonic()) > 0:
                     if self._received_notice(min(left_s, WAIT_SLICE_S)):
                         return
-        except (redis.RedisError, OSError):  # the caller polls the head next, which raises
+        except REDIS_FAILURES:  # the caller polls the head next, which raises
             self._notices = None
             self._closed.wait(max(0.0, until_s - time.monotonic()))
 
@@ -214,7 +214,8 @@ class RedisStore:
     def _received_notice(self, timeout_s: float) -> bool:
         """Whether a notice came. All that are pending are consumed."""
         if self._notices is None:
-            notices = redis.client.PubSub(self._listener.connection_pool, ignore_subscribe_messages=True)
+            listener: Any = self._listener  # its `pubsub` is untyped
+            notices = listener.pubsub(ignore_subscribe_messages=True)
             notices.subscribe(self._key("notices"))
             self._notices = notices
         if self._notices.get_message(timeout=timeout_s) is None:

@@ -23,6 +23,7 @@ Program = Literal["thalweg", "joiner", "ranker", "metrics_table"]
 IMPORTED: Final = (  # before any fork, so that no child has to
     "stream.joiner.supervisor",
     "learner.service",
+    "torch",  # which draws a new model's weights
     "ranker.serving.service",
     "stream.snapshots.redis_store",
     "thalweg.text.retention",

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.learner import Learner
 from learner.promotion import Promotion
@@ -70,8 +72,10 @@ class House:
         return RetrainFiles(self.settings, SPEC.name)
 
     def retrain(self, spec: Spec | None = None) -> Outcome:
-        """In this process."""
-        return run_retrain(self.settings, self.log, SPEC.name, "by hand", lambda line: None, spec)
+        """In this process. Nobody writes meanwhile, so none of its polls waits."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("learner.retraining.retrain_process.POLL_S", 0.0)
+            return run_retrain(self.settings, self.log, SPEC.name, "by hand", lambda line: None, spec)
 
 
 def learn_to(learner: Learner, end: int) -> None:

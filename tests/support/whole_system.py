@@ -56,13 +56,16 @@ class House:
 
     def start(self, *rooms: str, ready: bool = True) -> None:
         """Start rooms, and wait until each says that it is ready."""
-        names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms", "ranker_http")
-        told = {name: getattr(self.settings, name) for name in names}
         for room in rooms:
             arguments = ["run", room, "--spec", str(self.spec_file)]
-            self.running[room] = self._nest.start(arguments, told, self.home / f"{room}.log")
+            self.running[room] = self._nest.start(arguments, self.told(room), self.home / f"{room}.log")
         for room in rooms if ready else ():
             self.wait_ready(room)
+
+    def told(self, room: str) -> dict[str, object]:
+        """The settings of a room's process."""
+        names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms", "ranker_http")
+        return {name: getattr(self.settings, name) for name in names}
 
     def wait_ready(self, room: str) -> None:
         """Until it says that it is."""

@@ -78,13 +78,13 @@ def observed(nest: Nest, stack: Stack, tmp_path_factory: pytest.TempPathFactory)
     """All rooms with events and requests, and a Prometheus whose alerts wait for two seconds."""
     home: Path = tmp_path_factory.mktemp("observed")
     house = House(nest, stack, f"t{uuid4().hex[:8]}.", home)
-    house.spec_file.write_text(SYSTEM_SPEC + SLICES)
-    house.settings = house.settings.model_copy(update={"ranker_http": "127.0.0.1:0"})
+    house.spec_file.write_text(SYSTEM_SPEC.replace('every = "100ms"', 'every = "1s"') + SLICES)
+    house.settings = house.settings.model_copy(update={"ranker_http": "127.0.0.1:0", "checkpoint_every_ms": 2_000})
     log, stop = KafkaLog(house.settings, linger_ms=5), threading.Event()
-    asker = OpenLoopClient(log, LogRankers(log), rps=20, k=5, sample_every=1_000_000)
+    asker = OpenLoopClient(log, LogRankers(log), rps=5, k=5, sample_every=1_000_000)
 
     def play() -> None:
-        options = ReplayOptions(100.0)
+        options = ReplayOptions(40.0)
         replay(
             log, world(1_000_000, 5), spec=house.spec, options=options, clock=Clock(), notify=print, stop=stop.is_set
         )

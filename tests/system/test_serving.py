@@ -104,13 +104,13 @@ def test_replies_under_swaps_while_redis_comes_and_goes(
     log = KafkaLog(house.settings, linger_ms=5)
     stopping = threading.Event()
     house.start("joiner", "learner", "ranker")
-    asker = OpenLoopClient(log, LogRankers(log), rps=80, k=5, sample_every=1)
+    asker = OpenLoopClient(log, LogRankers(log), rps=50, k=5, sample_every=1)
     player = threading.Thread(
         target=lambda: replay(
             log,
             world(200_000, 5),  # longer than all that is waited for below: there is always something to publish
             spec=house.spec,
-            options=ReplayOptions(200.0),
+            options=ReplayOptions(100.0),
             clock=Clock(),
             notify=print,
             stop=stopping.is_set,

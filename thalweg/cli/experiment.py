@@ -69,10 +69,12 @@ def check(
     """
     from thalweg.onboarding.check import Check, figures, findings_table
     from thalweg.sources.reading import read_source
+    from thalweg.text.retention import DAY_MS
     from thalweg.views.tables import print_table
 
-    checked = Check(read_source_spec(source, spec))
-    for line, event in read_source(source, read_settings()):
+    settings = read_settings()
+    checked = Check(read_source_spec(source, spec), settings.events_days * DAY_MS)
+    for line, event in read_source(source, settings):
         checked.add(line, event)
     found = checked.findings()
     print_table(findings_table(found))

@@ -1,5 +1,6 @@
 """Commands that run Thalweg: the local stack, topics, services, replays."""
 
+from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +119,7 @@ def topics(
     ] = False,
     spec: Annotated[
         Path | None,
-        typer.Option("--spec", help="First check that the topic events keeps records for as long as this spec needs."),
+        typer.Option("--spec", help="First show how long this spec needs records, and check that events keeps them."),
     ] = None,
     finalize: Annotated[
         bool,
@@ -128,8 +129,9 @@ def topics(
 ) -> None:
     """Create missing topics and correct their configuration.
 
-    The difference is shown first. A value that an operator has raised above its declaration, such as a retention, stays
-    without --force; partitions and replicas are never changed. With --missing a topic that exists stays as it is: for a
+    The difference is shown first. Retention is THALWEG_EVENTS_DAYS and THALWEG_EXAMPLES_DAYS. A value that an operator
+    has raised above its declaration, such as a retention, stays without --force; partitions and replicas are never
+    changed. With --missing a topic that exists stays as it is: for a
     start of services, where what an operator has set must last.
 
     After an upgrade rooms write what the release before reads. Once all of them run this release, --finalize ends that;
@@ -138,11 +140,13 @@ def topics(
     from stream.joiner.label_rules import label_rules
     from stream.log.kafka_admin import apply_topics, plan_topics
     from thalweg.cli.format_level import format_level_line
-    from thalweg.text.retention import REMEDY, retention_problem
+    from thalweg.text.retention import DAY_MS, REMEDY, retention_problem
 
     settings = read_settings()
-    if spec and (short := retention_problem(label_rules(read_spec(spec)))):
+    if spec and (short := retention_problem(label_rules(read_spec(spec)), settings.events_days * DAY_MS)):
         raise SpecError(f"{spec}: {short}: {REMEDY}")
+    if spec:
+        _print_needs(settings, spec)
     if finalize and not dry_run:  # first: topics may depend on it
         print(format_level_line(settings, finalize=True))
     plan = plan_topics(settings, force=force)
@@ -159,6 +163,23 @@ def topics(
     if not finalize and not (dry_run and due):  # else topics may be missing
         print(format_level_line(settings, finalize=False))
     write_json(json_file, {"changes": len(due), "made": len(made)})
+
+
+def _print_needs(settings: "Settings", spec: Path) -> None:
+    from stream.joiner.label_rules import label_rules
+    from stream.log.kafka_log import KafkaLog
+    from stream.runtime.errors import MissingTopic
+    from thalweg.text.retention import retention_needs, window_span_ms
+
+    read = read_spec(spec)
+    window = read.deep.warm_start.window
+    with closing(KafkaLog(settings)) as log:
+        try:
+            span_ms = window_span_ms(log, window)
+        except MissingTopic:
+            span_ms = None
+    for line in retention_needs(label_rules(read), span_ms, window, settings):
+        print(line)
 
 
 @services.command()
@@ -214,12 +235,12 @@ def run_joiner(
     from stream.joiner.label_rules import label_rules
     from stream.joiner.record_processor import JoinerOptions
     from stream.joiner.supervisor import run_joiner as run
-    from thalweg.text.retention import REMEDY, retention_problem
+    from thalweg.text.retention import DAY_MS, REMEDY, retention_problem
 
     read = read_spec(spec)
     settings.need_kafka()
     rules = label_rules(read)
-    if short := retention_problem(rules):
+    if short := retention_problem(rules, settings.events_days * DAY_MS):
         warn(f"{short}: {REMEDY}")  # an operator may have raised the topic's retention
     options = JoinerOptions(
         accept_gap=accept_gap,
@@ -248,7 +269,7 @@ def run_learner(spec: SpecFile = None, accept_gap: AcceptGap = False) -> None:
 
     read = read_spec(spec)
     warn_of_memory("learner", settings, read, partial(learner_needs, settings=settings))
-    memory = redis_memory(settings)
+    memory = redis_memory(settings, read.name)
     if memory and (problem := redis_problem(memory, read)):
         warn(f"Redis's {problem}")
     run(settings, read, accept_gap=accept_gap)

@@ -146,7 +146,8 @@ class Caller:
             newest = max(newest, answer.reply.version)
         raise DataError(
             f"no version that has learned the install was served within {LEARNED_S:g} s: is it on an open page, do "
-            "joiner and learner run (`thalweg status`)? A share of all pages is held out from learning: try again"
+            "joiner and learner run (`thalweg status`), does the learner's log say that a version was rejected? A "
+            "share of all pages is held out from learning: try again"
         )
 
     def install_and_wait(

@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from producers.source import SourceElement
+from stream.events.topics import EVENTS
 from stream.events.types import Impression
 from stream.features.page_features import Layout, words_of
 from stream.joiner.label_rules import label_rules
@@ -31,10 +32,13 @@ STYLE: Final = {"error": "bold red", "warning": "yellow", "fine": "green"}
 
 
 class Check:
-    """Add every event with its line, in order; then read `findings`. Pure, in bounded memory."""
+    """Add every event with its line, in order; then read `findings`. Pure, in bounded memory.
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    `retention_ms`: how long `events` keeps records.
+    """
+
+    def __init__(self, spec: Spec, retention_ms: int = EVENTS.retention_ms) -> None:
+        self.spec, self._retention_ms = spec, retention_ms
         self._rules = label_rules(spec)
         self.survey = Survey(skew_ms=self._rules.skew_ms)
         self._layout = Layout(spec)
@@ -68,7 +72,7 @@ class Check:
             found += page_findings(survey, spec, self._foreign)
             found += column_findings(survey, spec)
             found += cross_findings(survey, spec)
-            if problem := retention_problem(self._rules):
+            if problem := retention_problem(self._rules, self._retention_ms):
                 found.append(Finding("error", "retention", 1, problem, "", REMEDY))
         return sorted(found, key=lambda finding: ORDER.index(finding.severity))
 

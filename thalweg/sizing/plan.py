@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from learner.memory import learner_needs
 from ranker.memory import ITEMS, ranker_needs
-from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.assigned_partitions import PROCESS_BYTES
 from stream.joiner.kernels.pages import page_bytes
 from stream.joiner.label_rules import label_rules
+from stream.log.replication import REPLICAS
 from stream.runtime.memory import JOINER_MB_MIN, JOINER_SHARE, MB
 from stream.runtime.settings import Settings
 from stream.snapshots.part_sizes import base_bytes_of, part_sizes
@@ -22,7 +22,7 @@ from thalweg.sizing import costs, wire
 from thalweg.sizing.keys import Keys, bounded, keys_of
 from thalweg.sizing.load import Load
 from thalweg.sizing.work import Work, layers, work_of
-from thalweg.text.retention import retention_needed_ms
+from thalweg.text.retention import DAY_MS, needed_ms
 
 RANKERS_MIN: Final = 2  # one may fail
 BROKER_CORES: Final = 4  # of one broker, at most
@@ -71,6 +71,7 @@ class Plan(NamedTuple):
     event_bytes: float
     open_pages: int
     replication: int
+    events_days: int
 
 
 def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
@@ -99,7 +100,8 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
         request_us=request_us(spec),
         event_bytes=wire.event_bytes(spec, load),
         open_pages=models * open_pages,
-        replication=settings.replication,
+        replication=settings.replication or REPLICAS,
+        events_days=_events_days(spec, settings),
     )
 
 
@@ -177,16 +179,20 @@ def _rankers(spec: Spec, load: Load) -> Room:
 
 def _kafka(spec: Spec, load: Load, settings: Settings) -> Room:
     """Producers' pages and labels' pages, each read once; replicas are further brokers."""
-    copies = settings.replication
+    copies = settings.replication or REPLICAS
     events, examples = (of(spec, load) * load.pages_s for of in (wire.event_bytes, wire.example_bytes))
-    retained_ms = max(EVENTS.retention_ms, retention_needed_ms(label_rules(spec)))
-    retained = events * retained_ms + examples * EXAMPLES.retention_ms
+    retained = DAY_MS * (events * _events_days(spec, settings) + examples * settings.examples_days)
     written, sent = copies * (events + examples), copies * (events + examples)
     cores = (written + sent) / costs.BROKER_BYTES_S / costs.USED
     brokers = max(copies, math.ceil(cores / BROKER_CORES))
     return Room(
         "Kafka", brokers, max(brokers, cores), costs.BROKER_MEMORY, int(copies * retained / 1_000), written, sent
     )
+
+
+def _events_days(spec: Spec, settings: Settings) -> int:
+    """How long Kafka keeps pages: as set, and as long as a joiner needs them."""
+    return max(settings.events_days, needed_ms(label_rules(spec)) // DAY_MS + 1)
 
 
 def _redis(spec: Spec, load: Load, settings: Settings, rankers: Room) -> Room:

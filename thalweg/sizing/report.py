@@ -16,7 +16,7 @@ from stream.spec.spec import Spec
 from thalweg.sizing.costs import PACKED_ITEMS
 from thalweg.sizing.load import LENGTH, VALUES, Load
 from thalweg.sizing.plan import Plan, pages_s_of_learner
-from thalweg.text.retention import REMEDY, retention_problem
+from thalweg.text.retention import DAY_MS, needed_ms
 
 GB: Final = 1_000_000_000
 GIGABIT_S: Final = 125_000_000  # bytes: what one network card sends
@@ -104,8 +104,10 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
     joiner_mb = math.floor(of["joiner"].memory_each * JOINER_SHARE / MB)
     if joiner_mb > JOINER_MB_MAX:
         found.append(f"a joiner takes more than by default: set THALWEG_JOINER_MEMORY_MB={joiner_mb}")
-    if problem := retention_problem(label_rules(spec)):
-        found.append(f"{problem}. Kafka's disk is that of a longer retention.ms, which you must set; or {REMEDY}")
+    if needed_ms(label_rules(spec)) >= (plan.events_days - 1) * DAY_MS:
+        found.append(
+            f"joiners need pages for {plan.events_days} days by label.window: set THALWEG_EVENTS_DAYS so, at least"
+        )
     found += [
         f"a process of {room.name} takes {_gb(room.memory_each)} GB, and a machine has {machine.memory // GB}: take a "
         f"larger one for it{', or more joiners' if room.name == 'joiner' else ''}"

@@ -17,13 +17,18 @@ LOG_CONFIG = REPOSITORY / "stack" / "log4j2.xml"
 JVM = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true"]
 
 
-def launch_broker(root: Path, port: int, controller_port: int, jvm_options: tuple[str, ...]) -> Server:
-    """Write the broker's properties, format its data folder if it is new, start it. Raises StackError."""
+def launch_broker(
+    root: Path, port: int, controller_port: int, jvm_options: tuple[str, ...], further: str = ""
+) -> Server:
+    """Write the broker's properties, format its data folder if it is new, start it. Raises StackError.
+
+    `further`: lines of properties, which win over the others.
+    """
     home, log = root / "kafka", root / "logs" / "kafka.log"
     properties, data, cluster = home / "server.properties", home / "data", home / "cluster-id"
     scratch = home / "tmp"  # native libraries are unpacked there instead of /tmp
     scratch.mkdir(parents=True, exist_ok=True)
-    properties.write_text(_properties(port, controller_port, data))
+    properties.write_text(_properties(port, controller_port, data) + further)
     java = ["java", *JVM, f"-Djava.io.tmpdir={scratch}", f"-Dthalweg.log={log}"]
     java += [f"-Dlog4j2.configurationFile={LOG_CONFIG}", "-cp", f"{JARS}/*"]
     if ARCHIVE.exists():

@@ -61,7 +61,7 @@ def requirements(settings: Settings) -> list[Requirement]:
         found = None  # _stack reports it
     kafka, redis = settings.kafka or (found.kafka if found else ""), settings.redis or (found.redis if found else "")
     # Behind TLS or SASL only the port is probed: the services themselves report a wrong password.
-    plain, tls = settings.kafka_security == "PLAINTEXT", redis.startswith("rediss:")
+    plain, tls = settings.kafka_security == "PLAINTEXT", redis.startswith("rediss")
     return [
         _python(),
         _packages(needed=local),
@@ -69,17 +69,17 @@ def requirements(settings: Settings) -> list[Requirement]:
         *_machine(settings.local, runs_everything=local),
         _port(),
         _service("Kafka", kafka.split(","), kafka_answers if plain else listens, bool(settings.kafka) or alone),
-        _service("Redis", [_host_port(redis)], listens if tls else redis_answers, bool(settings.redis) or alone),
+        _service("Redis", _host_ports(redis), listens if tls else redis_answers, bool(settings.redis) or alone),
         *_redis_memory(settings.model_copy(update={"redis": redis})),
     ]
 
 
 def _redis_memory(settings: Settings) -> list[Requirement]:
     """Whether Redis has memory for the versions of THALWEG_SPEC's model, if it says."""
-    memory = redis_memory(settings) if settings.redis else None
+    spec = load_spec(settings.spec) if settings.spec else None
+    memory = redis_memory(settings, spec.name if spec else settings.model) if settings.redis else None
     if memory is None:
         return []
-    spec = load_spec(settings.spec) if settings.spec else None
     problem = redis_problem(memory, spec)
     found = f"{memory.used / 1e6:.0f} MB used of {f'{memory.most / 1e6:.0f}' if memory.most else 'all there is'}"
     return [Requirement("Redis's memory", not problem, found, problem, needed=False)]
@@ -232,14 +232,16 @@ def _stack(local: Path) -> Requirement:
     return Requirement("local stack", up, states or "not started", "thalweg up", needed=False)
 
 
-def _host_port(url: str) -> str:
-    """The host and port of a Redis URL, without its login; empty for none.
+def _host_ports(url: str) -> list[str]:
+    """Each host and port of a Redis URL, without its login; none for none.
 
-    >>> _host_port("redis://me:hush@cache:1/0"), _host_port("rediss://cache?db=1"), _host_port("")
-    ('cache:1', 'cache:6379', '')
+    >>> _host_ports("redis://me:hush@cache:1/0"), _host_ports("redis+sentinel://a:2,b/main/0"), _host_ports("")
+    (['cache:1'], ['a:2', 'b:26379'], [])
     """
-    address = re.split("[/?]", url.partition("//")[2])[0].rpartition("@")[2]
-    return f"{address}:6379" if address and not re.search(r":\d+$", address) else address
+    scheme, _, rest = url.partition("://")
+    port = 26379 if scheme.endswith("sentinel") else 6379
+    hosts = re.split("[/?]", rest)[0].rpartition("@")[2]
+    return [host if re.search(r":\d+$", host) else f"{host}:{port}" for host in hosts.split(",") if host]
 
 
 def _service(name: str, addresses: list[str], answers: Callable[[str, int], bool], needed: bool) -> Requirement:

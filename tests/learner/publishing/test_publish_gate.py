@@ -116,6 +116,24 @@ def test_an_honest_model_passes() -> None:
     assert {"live_shift", "earlier_agreement", "calibration", "window_positives"} <= gate.verdict.numbers.keys()
 
 
+def test_a_young_model_that_learned_much_since_its_live_version_passes() -> None:
+    """A busy learner publishes seldom: by now its predictions of the labels had moved as far as its scores of old pages
+    have, and they aren't moved again. What moves without having learned is still found by the labels.
+    """
+    model = Model(small_spec(**{"holdout = 0.0": "holdout = 0.0, shift_max = 100.0"}))
+    gate = PublishGate(model)
+    for offset, record in enumerate(LOG[:400]):
+        if offset == 40:
+            assert gate.judge(deep=True).passed
+        alike = [structs.replace(one, labels=[1] * len(one.labels)) for one in record]
+        model.learn(alike if offset < 40 else record, offset)
+    assert gate.judge(deep=True).passed, gate.verdict
+    assert gate.verdict.numbers["live_rate"] < 0.8, "scores have moved"
+    assert 0.8 < gate.verdict.numbers["calibration"] < 1.25
+    raise_rate(model, 2.0)
+    assert gate.judge(deep=True).cause == CALIBRATION
+
+
 def test_many_small_steps_make_a_large_one() -> None:
     """A rate that rises by a sixth with each version is found, though no step differs much from the live version."""
     lenient = "holdout = 0.0, calibration = [0.01, 100.0], log_loss_rise_max = 100.0"  # labels don't help

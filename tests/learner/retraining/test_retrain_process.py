@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from learner.retraining.retrain_process import NOTICE_S, RetrainJob
+from learner.retraining.retrain_process import BATCH_S, NOTICE_S, RetrainJob
 from tests.support.retrain_house import CUT, House
 
 
@@ -35,3 +35,22 @@ def test_a_retrain_without_examples_says_once_a_minute_that_it_waits(
     assert all("27 examples of 150 judged" in line for _, line in notices), notices
     times_s = [at for at, _ in notices]
     assert np.diff(times_s).tolist() == [1.25 * NOTICE_S] * 2, "a look takes a quarter, and so does the line"
+
+
+def test_a_few_records_wait_for_no_thousand(tmp_path: Path) -> None:
+    """Where some come before each poll ends, they are learned after a second all the same."""
+    house = House.begun(tmp_path, CUT)
+    checkpoint = house.files.newest()
+    assert checkpoint is not None
+    now_s, grown = [0.0], [CUT]
+
+    def one_more() -> bool:
+        now_s[0] += BATCH_S / 4
+        house.grow(grown[0], grown[0] + 1)
+        grown[0] += 1
+        return True
+
+    retraining, offset = RetrainJob(house.log, checkpoint, None, None, lambda _: None).run(one_more, lambda: now_s[0])
+    assert retraining.is_judged
+    assert offset == grown[0]
+    assert CUT + 150 / 9 <= offset <= CUT + 150 / 9 + 5, "records of nine examples, four of them a second"

@@ -22,7 +22,6 @@ from stream.log.protocol import START, Record
 from stream.spec.spec_file import parse_spec
 from tests.support.redis_histories import read_histories
 from tests.support.waiting import wait_until
-from thalweg.stack.stack import Stack
 
 NAMED = """
 name = "m"
@@ -32,12 +31,6 @@ context = { device = "category" }
 wide.features = ["user.id", "user.plan", "context.device"]
 deep.features = ["context.device"]
 """
-
-
-@pytest.fixture
-def cache(stack: Stack) -> redis.Redis:
-    """The run's Redis."""
-    return redis.Redis.from_url(stack.redis)
 
 
 @pytest.fixture

@@ -16,13 +16,6 @@ from stream.history.user_writer import UserWriter, offsets_key
 from stream.log.memory_log import MemoryLog
 from stream.runtime.errors import LogUnavailable
 from tests.support.waiting import wait_until
-from thalweg.stack.stack import Stack
-
-
-@pytest.fixture
-def cache(stack: Stack) -> redis.Redis:
-    """The run's Redis."""
-    return redis.Redis.from_url(stack.redis)
 
 
 @pytest.fixture

@@ -6,13 +6,15 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.events.topics import DEAD_LETTERS, HOUR_MS, ITEMS, NAMES, TOPICS, USERS, Topic
+from stream.events.topics import DEAD_LETTERS, EVENTS, HOUR_MS, ITEMS, NAMES, REQUESTS, TOPICS, USERS, Topic
 from stream.events.types import RECORD_BYTES_MAX
 from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_client import client_options
 from stream.log.kafka_log import KafkaLog
-from stream.runtime.errors import LogError, LogUnavailable
+from stream.log.replication import in_sync, replicas_of
+from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
+from tests.support.waiting import wait_until
 from thalweg.stack.stack import Stack
 
 
@@ -23,9 +25,17 @@ def settings(stack: Stack, topic_prefix: str) -> Settings:
 
 
 def alter(settings: Settings, topic: Topic, config: dict[str, str]) -> None:
-    """Set a topic's configuration, as an operator does."""
+    """Set a topic's configuration, as an operator does, and wait until the broker shows it."""
+    name = settings.topic(topic.name)
     with KafkaAdminClient(**client_options(settings)) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic.name), config)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, config)])
+
+        def is_shown() -> bool:
+            wanted = [ConfigResource(ConfigResourceType.TOPIC, name, config)]
+            found = admin.describe_configs(wanted, config_filter="all")["topic"][name]
+            return all(found[key]["value"] == value for key, value in config.items())
+
+        wait_until(is_shown, f"the configuration of {name}")
 
 
 def test_topics_are_declared_once() -> None:
@@ -41,10 +51,28 @@ def test_ingest_time_is_the_brokers() -> None:
 
 
 def test_a_record_counts_as_written_when_all_replicas_but_one_have_it() -> None:
-    """A broker may be away without a record being lost, where replication allows it."""
-    wanted = {1: "1", 2: "1", 3: "2", 5: "4"}
-    for topic in TOPICS:
-        assert {n: topic.config(n)["min.insync.replicas"] for n in wanted} == wanted
+    """A broker may be away without a record being lost, where replication allows it; a setting may ask for more."""
+    wanted = {1: 1, 2: 1, 3: 2, 5: 4}
+    assert {n: in_sync(Settings(), n) for n in wanted} == wanted
+    assert in_sync(Settings(min_insync=3), 3) == 3
+    with pytest.raises(SettingsError, match="THALWEG_MIN_INSYNC is 3, but topics have 2 replicas"):
+        in_sync(Settings(min_insync=3), 2)
+    assert all(topic.config(2)["min.insync.replicas"] == "2" for topic in TOPICS)
+
+
+@pytest.mark.parametrize(
+    ("kafka", "replication", "replicas"),
+    [
+        ("127.0.0.1:1", 0, 1),
+        ("localhost:1,127.0.0.1:2", 0, 1),
+        ("k1:9092,k2:9092", 0, 3),
+        ("k:1", 1, 1),
+        ("[::1]:1", 2, 2),
+    ],
+)
+def test_replicas_by_default(kafka: str, replication: int, replicas: int) -> None:
+    """One on loopback, where there is one broker; elsewhere three, so that a lost broker costs nothing."""
+    assert replicas_of(Settings(kafka=kafka, replication=replication)) == replicas
 
 
 def test_a_compacted_topic_never_expires_unless_it_is_for_what_is_in_use() -> None:
@@ -103,6 +131,21 @@ def test_apply_alters_only_what_differs(settings: Settings) -> None:
     assert plan_topics(settings, (longer,)) == []
 
 
+def test_retention_is_a_setting_that_raises_and_never_lowers(settings: Settings) -> None:
+    """A greater one is set where topics are; a smaller one leaves what is there, and says so."""
+    apply_topics(settings, plan_topics(settings))
+    longer = settings.model_copy(update={"events_days": 30, "examples_days": 366})
+    plan = plan_topics(longer)
+    assert {change.topic: change.config for change in plan} == {
+        settings.topic(name): (("retention.ms", str(days * 24 * HOUR_MS)),)
+        for name, days in {"events": 30, "organic": 30, "examples": 366}.items()
+    }
+    assert {change.action for change in plan} == {"alter"}
+    apply_topics(longer, plan)
+    wait_until(lambda: not plan_topics(longer), "the new retention")
+    assert {change.action for change in plan_topics(settings)} == {"leave"}
+
+
 @pytest.mark.parametrize(
     ("key", "raised"), [("retention.ms", str(2 * HOUR_MS)), ("retention.ms", "-1"), ("max.message.bytes", "9000000")]
 )
@@ -151,9 +194,29 @@ def test_partitions_and_replicas_are_never_changed(settings: Settings) -> None:
 
 def test_what_the_broker_refuses_is_said(settings: Settings) -> None:
     """A topic that can't be made stops the apply with the broker's own reason."""
-    greedy = settings.model_copy(update={"replication": 3})
+    (creation,) = plan_topics(settings, (Topic("events"),))
     with pytest.raises(LogError, match=r"won't create .*events: .*replication"):
-        apply_topics(greedy, plan_topics(greedy, (Topic("events"),)))
+        apply_topics(settings, [replace(creation, replication=3)])
+
+
+def test_fewer_brokers_than_replicas(settings: Settings) -> None:
+    """A plan says what to set, before anything is made."""
+    with pytest.raises(SettingsError, match=r"has 1 brokers, and topics get 3 replicas .*set THALWEG_REPLICATION=1"):
+        plan_topics(settings.model_copy(update={"replication": 3}), (Topic("events"),))
+
+
+def test_partitions_of_requests_and_replies_are_raised(settings: Settings) -> None:
+    """Nothing depends on which partition a request is in. Kafka can't remove them."""
+    apply_topics(settings, plan_topics(settings, (REQUESTS, EVENTS)))
+    more = settings.model_copy(update={"rank_partitions": 5})
+    (change,) = plan_topics(more, (REQUESTS, EVENTS))
+    assert (change.action, change.partitions, change.config) == ("alter", 5, ())
+    assert "partitions: 2 -> 5" in str(change)
+    apply_topics(more, [change])
+    assert plan_topics(more, (REQUESTS, EVENTS)) == []
+    (refusal,) = plan_topics(settings, (REQUESTS, EVENTS))
+    assert refusal.action == "refuse"
+    assert "set THALWEG_RANK_PARTITIONS=5" in refusal.message
 
 
 def test_without_a_broker_a_plan_says_so() -> None:

@@ -1,4 +1,4 @@
-"""Both stores keep one contract: every check here is put to both."""
+"""All stores keep one contract: every check here is put to each, and Redis is one server or a cluster."""
 
 import contextlib
 import itertools
@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-import redis
 
 from stream.runtime.errors import BadSnapshot, Fenced
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import UNDECIDED, Head
 from stream.snapshots.memory_store import MemoryStore
 from stream.snapshots.payload import BLOB_BYTES_MAX, digest_of, digests_of, split
+from stream.snapshots.redis_client import connect
 from stream.snapshots.redis_store import RedisStore
 from stream.snapshots.store import SnapshotStore
 from tests.support.small_versions import AHEAD, publish, put, raw_of, redis_copy, values, version_of
-from thalweg.stack.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Bench:
     copied: Callable[[], Callable[[], None]]  # call what this returns: the store is as it was, like after a failover
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "cluster"])
 def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
-    """Each of the two stores."""
+    """Each of the stores."""
     if request.param == "memory":
         memory = MemoryStore("m", itertools.count(1, 10_000).__next__)
         yield Bench(
@@ -46,9 +45,13 @@ def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
             lambda: partial(memory.fail_over, memory.replica()),
         )
         return
-    stack: Stack = request.getfixturevalue("stack")
-    settings = Settings(redis=stack.redis, topic_prefix=topic_prefix)
-    with contextlib.ExitStack() as open_stores, redis.Redis.from_url(stack.redis) as client:
+    if request.param == "cluster":
+        url = request.getfixturevalue("redis_cluster")
+    else:
+        url = request.getfixturevalue("stack").redis
+    settings = Settings(redis=url, topic_prefix=topic_prefix)
+    with contextlib.ExitStack() as open_stores:
+        client = open_stores.enter_context(contextlib.closing(connect(settings)))
 
         def again() -> RedisStore:
             return open_stores.enter_context(contextlib.closing(RedisStore(settings, "m")))
@@ -67,7 +70,7 @@ def bench(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[Bench]:
 
 @pytest.fixture
 def store(bench: Bench) -> SnapshotStore:
-    """Each of the two stores, alone."""
+    """Each of the stores, alone."""
     return bench.store
 
 

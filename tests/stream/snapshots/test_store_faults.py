@@ -183,6 +183,12 @@ def test_redis_without_memory(own_redis: OwnRedis) -> None:
         Settings(redis="redis://:se/same@localhost:6379"),
         Settings(redis="redis://localhost:6379", redis_ca="/dev/null"),
         Settings(redis="rediss://localhost:6379", redis_ca="/nowhere.pem"),
+        Settings(redis="rediss://localhost:6379", redis_cert="/nowhere.pem"),
+        Settings(redis="rediss+cluster://localhost:6379", redis_key="/dev/null"),
+        Settings(redis="redis+cluster://localhost:6379/1"),
+        Settings(redis="redis+sentinel://localhost:26379"),
+        Settings(redis="redis+sentinel://:se/same@localhost:26379/main"),
+        Settings(redis="redis+other://localhost:6379"),
     ],
 )
 def test_settings_that_make_no_sense(settings: Settings) -> None:

@@ -234,6 +234,8 @@ def test_apply_missing_leaves_topics_that_exist(
     assert json.loads(report.read_text()) == {"changes": len(TOPICS) - 2, "made": len(TOPICS) - 3}
     assert f"alter   {topic_prefix}events: retention.ms: 60000 ->" in ran.stdout
     assert plan_topics(settings, (EVENTS, REPLIES)) == before == plan_topics(settings)
+    shown = CliRunner().invoke(app, ["apply-topics", "--dry-run", "--spec", str(SPEC)])
+    assert f"need    {topic_prefix}examples: a while (there are no examples yet)" in shown.stdout
 
 
 def test_a_report_that_cant_be_written_is_said(tmp_path: Path) -> None:

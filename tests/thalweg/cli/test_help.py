@@ -19,7 +19,7 @@ COMMANDS = [
     "backtest", "console", "run joiner", "run learner", "run ranker",
     "rank", "send-install", "schema", "demo", "snapshots ls", "snapshots show", "snapshots diff", "snapshots pin",
     "explain", "retrain", "evolve", "audit", "trace", "dlq ls", "dlq show", "dlq replay", "rebuild histories",
-    "snapshots unpin", "snapshots rollback", "snapshots verify",
+    "snapshots unpin", "snapshots rollback", "snapshots verify", "acls",
 ]  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_a_window_beyond_retention_takes_disk_and_is_said() -> None:
     long = msgspec.structs.replace(SPEC, label=label)
     plan = plan_for(long, LOAD, Settings())
     assert room(plan, "Kafka").disk > 3 * room(plan_for(SPEC, LOAD, Settings()), "Kafka").disk
-    assert any("longer retention.ms" in line for line in findings(long, LOAD, plan, Machine(8, 32 * GB)))
+    assert any("THALWEG_EVENTS_DAYS" in line for line in findings(long, LOAD, plan, Machine(8, 32 * GB)))
 
 
 def test_nobody_has_more_items_than_there_are() -> None:
@@ -157,10 +157,17 @@ def test_a_longer_window_takes_memory_of_joiners_alone() -> None:
 
 
 def test_replicas_are_further_brokers_with_the_same_disk() -> None:
-    """THALWEG_REPLICATION = 3 is three brokers, each with everything."""
+    """THALWEG_REPLICATION = 3 is three brokers, each with everything; by default there are three."""
     one, three = (room(plan_for(SPEC, LOAD, Settings(replication=n)), "Kafka") for n in (1, 3))
     assert (one.processes, three.processes) == (1, 3)
     assert three.disk == pytest.approx(3 * one.disk)
+    assert room(plan_for(SPEC, LOAD, Settings()), "Kafka") == three
+
+
+def test_days_that_kafka_keeps_are_those_of_the_settings() -> None:
+    """THALWEG_EVENTS_DAYS and THALWEG_EXAMPLES_DAYS."""
+    short, long = (room(plan_for(SPEC, LOAD, Settings(events_days=n, examples_days=n)), "Kafka").disk for n in (7, 14))
+    assert long == pytest.approx(2 * short)
 
 
 def test_machines_are_as_many_as_cores_or_memory_need() -> None:

@@ -5,15 +5,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from stream.events.topics import EVENTS
+from stream.events.codec import encode_record
+from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
 from stream.joiner.join import Joiner
 from stream.joiner.label_rules import LabelRules
+from stream.log.memory_log import MemoryLog
+from stream.runtime.settings import Settings
 from tests.support.forked_services import Nest
+from tests.support.learner_world import records, small_spec
 from tests.support.waiting import wait_until
 from thalweg.cli.main import app
 from thalweg.cli.options import SPEC
-from thalweg.text.retention import retention_problem
+from thalweg.text.retention import SAMPLE, retention_needs, retention_problem, window_span_ms
 
 T = 1_700_000_000_000
 LONG = SPEC.read_text().replace('window = "2s"', 'window = "8d"')
@@ -59,7 +63,11 @@ def test_apply_and_check_refuse_it(long: Path, tmp_path: Path, monkeypatch: pyte
     applied = CliRunner().invoke(app, ["apply-topics", "--spec", str(long)])
     assert applied.exit_code == 1
     assert "keeps records for 7 days" in applied.stderr
-    assert "shorten label.window" in applied.stderr
+    assert "set THALWEG_EVENTS_DAYS, or shorten label.window" in applied.stderr
+    monkeypatch.setenv("THALWEG_EVENTS_DAYS", "9")
+    longer = CliRunner().invoke(app, ["apply-topics", "--spec", str(long)])
+    assert "keeps records" not in longer.stderr  # it fails later, where no broker answers
+    monkeypatch.delenv("THALWEG_EVENTS_DAYS")
     fits = CliRunner().invoke(app, ["apply-topics", "--spec", str(SPEC)])
     assert "keeps records" not in fits.stderr  # it fails later, where no broker answers
     (tmp_path / "events.jsonl").write_text(EVENT)
@@ -80,3 +88,28 @@ def test_a_joiner_warns(nest: Nest, long: Path, tmp_path: Path) -> None:
         assert joiner.poll() is None
     finally:
         joiner.kill()
+
+
+def test_how_long_a_windows_examples_take_to_come() -> None:
+    """Counted where the log has them all, extrapolated where it has fewer; unknown where it has next to none."""
+    times_ms = iter(range(0, 10**9, 60_000))
+    log = MemoryLog({EXAMPLES.name: 1}, lambda: next(times_ms))
+    assert window_span_ms(log, 9) is None
+    for record in records(small_spec(), 3 * (SAMPLE + 40)):  # nine examples each, one a minute
+        log.send(EXAMPLES.name, 0, encode_record(record))
+    assert window_span_ms(log, 9 * 101) == 100 * 60_000
+    assert window_span_ms(log, 9 * (SAMPLE + 21)) == (SAMPLE + 20) * 60_000
+    log.truncate(EXAMPLES.name, 0, SAMPLE + 29)
+    assert window_span_ms(log, 9 * 110) == 100 * 60_000, "from eleven records in ten minutes"
+
+
+def test_apply_shows_what_a_spec_needs_of_each_topic() -> None:
+    """Beside the settings; a retrain that would miss a part of its window is warned of."""
+    rules, settings = LabelRules(window_ms=3_600_000, lateness_ms=0), Settings(events_days=3, examples_days=30)
+    lines = retention_needs(rules, 31 * 86_400_000, 20_000, settings)
+    assert "THALWEG_EVENTS_DAYS is 3" in lines[0]
+    assert "31 days (the 20,000 examples" in lines[1]
+    assert "THALWEG_EXAMPLES_DAYS is 30" in lines[1]
+    assert lines[2].startswith("short")
+    assert len(retention_needs(rules, 29 * 86_400_000, 20_000, settings)) == 2
+    assert "no examples yet" in retention_needs(rules, None, 20_000, settings)[1]

@@ -50,7 +50,7 @@ labels: {{- include "thalweg.labels" . | nindent 2 }}
 
 {{- /* Settings that are secret; the console's token is for the console alone. */ -}}
 {{- define "thalweg.secretSettings" -}}
-{{- $names := concat (list "kafka_password" "redis_password" "http_token") (keys .root.Values.secrets.values) | uniq | sortAlpha -}}
+{{- $names := concat (list "kafka_password" "kafka_key_password" "redis_password" "redis_key_password" "redis_sentinel_password" "http_token") (keys .root.Values.secrets.values) | uniq | sortAlpha -}}
 {{- eq .room "console" | ternary $names (without $names "http_token") | toJson }}
 {{- end }}
 
