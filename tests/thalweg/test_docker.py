@@ -245,10 +245,10 @@ def test_no_torch_but_in_the_learner() -> None:
     assert with_torch == {"learner"}
     assert {name: extras_of(name) for name in TARGETS} == {
         "joiner": {"joiner"},
-        "learner": {"learner"},
+        "learner": {"learner", "backup"},
         "ranker": {"ranker"},
         "tools": {"tools", "console"},
-        "offline": {"learner", "ranker", "tools", "peers"},
+        "offline": {"learner", "backup", "ranker", "tools", "peers"},
     }
 
 
