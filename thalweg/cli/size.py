@@ -44,8 +44,8 @@ def size(
     """Estimate machines, memory and disk for a rate of pages.
 
     By measured costs, from the spec's columns, crosses and bounds, and the settings THALWEG_PARTITIONS,
-    THALWEG_REPLICATION, THALWEG_KEEP_VERSIONS and THALWEG_DEDUP_IDS. Nothing needs to run. docs/sizing.md says what was
-    measured and what isn't linear.
+    THALWEG_REPLICATION (3 where none is set), THALWEG_EVENTS_DAYS, THALWEG_EXAMPLES_DAYS, THALWEG_KEEP_VERSIONS and
+    THALWEG_DEDUP_IDS. Nothing needs to run. docs/sizing.md says what was measured and what isn't linear.
     """
     from msgspec.structs import replace
     from rich.console import Console

@@ -6,10 +6,10 @@ from typing import Final, NamedTuple
 
 from learner.memory import learner_needs
 from ranker.memory import ranker_needs
-from stream.events.topics import EVENTS, EXAMPLES
 from stream.joiner.assigned_partitions import PROCESS_BYTES
 from stream.joiner.kernels.pages import page_bytes
 from stream.joiner.label_rules import label_rules
+from stream.log.replication import REPLICAS
 from stream.runtime.memory import JOINER_MB_MIN, JOINER_SHARE, MB
 from stream.runtime.settings import Settings
 from stream.snapshots.part_sizes import base_bytes_of, part_sizes
@@ -80,7 +80,8 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
     fitting = bounded(spec, keys)
     joiners, open_pages = _joiners(spec, part)
     partitions = max(settings.partitions, 1 << (2 * joiners.processes - 1).bit_length())
-    settings = settings.model_copy(update={"partitions": partitions})
+    replication = settings.replication or REPLICAS
+    settings = settings.model_copy(update={"partitions": partitions, "replication": replication})
     rankers = _rankers(fitting, part)
     learner = Room(
         "learner", 1, LEARNER_CORES, learner_needs(fitting, settings).most, CHECKPOINTS * _checkpoint_bytes(fitting),
@@ -97,7 +98,7 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
         request_us=request_us(spec),
         event_bytes=wire.event_bytes(spec, load),
         open_pages=models * open_pages,
-        replication=settings.replication,
+        replication=replication,
     )
 
 
@@ -164,13 +165,11 @@ def _kafka(spec: Spec, load: Load, settings: Settings) -> Room:
     """Producers' pages and labels' pages, each read once; replicas are further brokers."""
     copies = settings.replication
     events, examples = (of(spec, load) * load.pages_s for of in (wire.event_bytes, wire.example_bytes))
-    retained = events * EVENTS.retention_ms + examples * EXAMPLES.retention_ms
+    retained = 86_400 * (events * settings.events_days + examples * settings.examples_days)
     written, sent = copies * (events + examples), copies * (events + examples)
     cores = (written + sent) / costs.BROKER_BYTES_S / costs.USED
     brokers = max(copies, math.ceil(cores / BROKER_CORES))
-    return Room(
-        "Kafka", brokers, max(brokers, cores), costs.BROKER_MEMORY, int(copies * retained / 1_000), written, sent
-    )
+    return Room("Kafka", brokers, max(brokers, cores), costs.BROKER_MEMORY, int(copies * retained), written, sent)
 
 
 def _redis(spec: Spec, load: Load, settings: Settings, rankers: Room) -> Room:

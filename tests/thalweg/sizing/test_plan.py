@@ -83,10 +83,22 @@ def test_a_longer_window_takes_memory_of_joiners_alone() -> None:
 
 
 def test_replicas_are_further_brokers_with_the_same_disk() -> None:
-    """THALWEG_REPLICATION = 3 is three brokers, each with everything."""
-    one, three = (room(plan_for(SPEC, LOAD, Settings(replication=n)), "Kafka") for n in (1, 3))
+    """THALWEG_REPLICATION = 3 is three brokers, each with everything; so is none that is set."""
+    one, three, unset = (room(plan_for(SPEC, LOAD, Settings(replication=n)), "Kafka") for n in (1, 3, 0))
     assert (one.processes, three.processes) == (1, 3)
     assert three.disk == pytest.approx(3 * one.disk)
+    assert three == unset
+    assert one.disk > 0
+
+
+def test_the_disk_of_kafka_grows_with_retention() -> None:
+    """THALWEG_EVENTS_DAYS and THALWEG_EXAMPLES_DAYS."""
+    week, both, year = (
+        room(plan_for(SPEC, LOAD, Settings(events_days=events, examples_days=examples)), "Kafka").disk
+        for events, examples in ((7, 7), (14, 14), (7, 365))
+    )
+    assert both == pytest.approx(2 * week)
+    assert year > 20 * week
 
 
 def test_machines_are_as_many_as_cores_or_memory_need() -> None:
