@@ -40,7 +40,7 @@ RUN --mount=from=faust,source=/wheels,target=/wheels \
 FROM base AS learner-packages
 # torch without CUDA by default; `--build-arg UV_TORCH_BACKEND=auto` for a machine with a GPU.
 ARG UV_TORCH_BACKEND=cpu
-RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra learner
+RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra learner --extra backup
 
 FROM base AS ranker-packages
 RUN uv pip install --system --no-cache -c constraints.txt -r pyproject.toml --extra ranker

@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 	@echo "making $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,ranker,tools,peers]' --group dev
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[joiner,learner,backup,ranker,tools,peers]' --group dev
 	@echo "fetching Kafka's jars ..."
 	@rm -rf stack/target && mkdir stack/target
 	@mvn -q -B -l stack/target/maven.log -f stack/pom.xml dependency:copy-dependencies >/dev/null 2>>stack/target/maven.log || { cat stack/target/maven.log; exit 1; }

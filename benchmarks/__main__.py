@@ -13,6 +13,7 @@ from benchmarks.machine import caption, measured
 
 NAMES = {
     "alarms": "drift alarms of a perfect model under a daily wave, and their delay after a turn; peer: River's ADWIN",
+    "backup": "backups of 5 million keys beside learning: seconds, bytes of the next one, a restore",
     "calibration": "a bias after 100,000,000 examples at 0.1 % labels; peers: other ways to keep float32 sums",
     "checkpoint": "checkpoints of 10 million keys beside learning: pauses, bytes, restore; peer: a copy at once",
     "console": "the console beside a demo: first paint, bytes, CPU of its server and of a browser by open pages",
@@ -44,6 +45,7 @@ NAMES = {
     "wide": "the wide part against Vowpal Wabbit and River; examples per second, growth, cost by size",
 }
 MANY_CORES = {
+    "backup",
     "checkpoint",
     "console",
     "join",
@@ -66,14 +68,18 @@ def main() -> int:
     parser.add_argument("name", nargs="?", choices=sorted(NAMES), help=says)
     parser.add_argument("--quick", action="store_true", help="a tenth of the work: for a first look, not for quoting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--keys", type=int, metavar="N", help="backup: this many wide keys, not 5 million")
     given = parser.parse_args()
+    options = {"keys": given.keys} if given.keys else {}
+    if options and given.name != "backup":
+        parser.error("--keys is for backup")
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
     under = measured()
     figures: dict[str, float] = {}
     for name in [given.name] if given.name else sorted(NAMES):
         if cores:
             os.sched_setaffinity(0, cores if name in MANY_CORES else {min(cores)})
-        table, found = importlib.import_module(f"benchmarks.{name}").run(quick=given.quick)
+        table, found = importlib.import_module(f"benchmarks.{name}").run(quick=given.quick, **options)
         Console().print(table)
         Console().print(caption(under), style="italic dim", markup=False, highlight=False)
         figures |= found

@@ -163,7 +163,8 @@ def costs(browser: Browser, url: str, server: int, seconds: float, console: Cons
         time.sleep(SETTLE_S)
         serving, showing = core_percent(browser, server, seconds)
         console.print(f"{count} open: server {serving:.2f} %, browser {showing:.2f} %")
-        assert all(page.evaluate(IS_LIVE) for page in pages[:count]), "a page has lost its stream"
+        are_live = [page.evaluate(IS_LIVE) for page in pages[:count]]
+        assert all(are_live), "a page has lost its stream"
         suffix = f"_{count}" if count > 1 else ""
         figures |= {
             f"server_core_percent{suffix}": serving / count,

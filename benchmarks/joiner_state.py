@@ -14,8 +14,8 @@ from stream.joiner.faust_service import state_folder
 from stream.joiner.join import Joiner, RestartPoint
 from stream.joiner.label_rules import LabelRules
 from stream.joiner.state_store import StateStore
-from stream.log.kafka_admin import group_commits
 from stream.log.kafka_client import client_options
+from stream.log.kafka_groups import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.runtime.settings import Settings
 

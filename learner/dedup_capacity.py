@@ -8,7 +8,7 @@ import structlog
 from learner.training import metrics
 from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import Progress, decode_commit
-from stream.log.kafka_admin import group_commits
+from stream.log.kafka_groups import group_commits
 from stream.runtime.errors import LogError, LogUnavailable, SettingsError
 from stream.runtime.settings import Settings
 

@@ -42,6 +42,7 @@ class Learner:
         self.log, self.model = log_, model
         self.offset = offset
         self.checkpointer = Checkpointer(model, files, offset, resumed.origin if resumed else None)
+        self.log_ms = resumed.meta.log_ms if resumed else 0  # when the log began, if an earlier one was lost
         self.used = HighWater()  # versions and tokens, as the checkpoint knows
         self.refusals: int | None = None  # versions rejected in a row, as the checkpoint knows; None: there was none
         self._files = files
@@ -106,7 +107,7 @@ class Learner:
             return
         self.dead_letters.confirm()
         used, refusals = self._used_by_now, self.publisher.gate.refusals if self.publisher else 0
-        checkpointer.cut(self.offset, used.token, used.version, refusals)
+        checkpointer.cut(self.offset, used.token, used.version, refusals, self.log_ms)
         self._unproven = self.offset, self.model.learned
         checkpointer.is_idle(wait=now)
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
+from learner.backup.continuous import continuous_backup
 from learner.checkpoints.checkpoint import Checkpoint
 from learner.checkpoints.checkpoint_files import CheckpointFiles
 from learner.dead_letters import pass_over
@@ -81,6 +82,7 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
     signal.signal(signal.SIGINT, stop)
     settings.need_kafka(), settings.need_redis()
     files = CheckpointFiles(checkpoints_of(settings, spec.name))
+    backups = continuous_backup(settings, spec.name, status.stopping)
     health = Health(
         settings.host,
         settings.learner_port,
@@ -94,6 +96,8 @@ def run_learner(settings: Settings, spec: Spec, *, accept_gap: bool = False) -> 
         if learner:
             watch = DedupMonitor(settings).watch
             threading.Thread(target=watch, args=(status.stopping,), name="dedup", daemon=True).start()
+            if backups:
+                backups.start()
             _loop(learner, store, settings, status, accept_gap)
     finally:
         store.close()
@@ -129,7 +133,7 @@ def _start(settings: Settings, spec: Spec, files: CheckpointFiles, status: _Stat
     learner.stopping = status.stopping
     if checkpoint:
         learner.used = HighWater(checkpoint.meta.version, checkpoint.meta.token)
-        learner.refusals = checkpoint.meta.refusals
+        learner.refusals, learner.log_ms = checkpoint.meta.refusals, checkpoint.meta.log_ms
     start = offset if checkpoint else "the log's start"
     log.info("learning", model=spec.name, offset=start, examples=model.examples)
     return learner
@@ -187,7 +191,8 @@ def _newest(
         before = Model(old, previous=[decode_spec(text.encode()) for text in newest.meta.previous])
         with closing(open_log()) as log_:
             pass_over(log_, before.record_encoder, newest.meta.offset, candidate.meta.offset)
-    used = replace(candidate.meta, token=newest.meta.token, version=newest.meta.version)
+    was = newest.meta
+    used = replace(candidate.meta, token=was.token, version=was.version, log_ms=was.log_ms)
     files.write(Checkpoint(used, candidate.arrays))
     retrains.forget(outcome)
     log.info("a new model goes on", why=outcome.why, model=spec.name, offset=candidate.meta.offset)
@@ -216,7 +221,9 @@ def _take(learner: Learner, prefetcher: RecordPrefetcher, accept_gap: bool) -> l
 
 
 def _loop(learner: Learner, store: SnapshotStore, settings: Settings, status: _Status, accept_gap: bool) -> None:
-    publisher = Publisher(learner.model, store, publish_config(learner.model, settings), now_ms, learner.used)
+    publisher = Publisher(
+        learner.model, store, publish_config(learner.model, settings), now_ms, learner.used, learner.log_ms
+    )
     learner.publisher = publisher
     promotion = Promotion(learner, settings)
     learner.resume_gate()

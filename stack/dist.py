@@ -70,6 +70,7 @@ ROOMS: Final = (
         "console", 400, ("torch", "faust-streaming", "polars", "faiss-cpu"), ("thalweg.console", "stream"),
         ("stream.joiner",), runs=(*ABOUT, ("console --help", 0, "Usage")),
     ),
+    Room("backup", 0, ("faust-streaming", "botocore", "litestar", "polars", "scipy")),
     Room("learner", 0, ("faust-streaming", "litestar", "polars", "scipy")),
 )  # fmt: skip
 

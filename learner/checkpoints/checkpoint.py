@@ -18,7 +18,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """What isn't an array. `offset`: the next one in `examples`; `token`, `version`: the last published.
 
     `refusals`: how many versions in a row the publish gate had refused. `release`: whose build wrote it; empty:
-    0.2's, or an earlier one's.
+    0.2's, or an earlier one's. `log_ms`: when the log began that the offset is of, if an earlier one was lost; else 0.
     """
 
     fingerprint: str
@@ -41,6 +41,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     roll_backs: int = 0
     erased: list[int] = []  # ids of users
     release: str = ""
+    log_ms: int = 0
 
 
 class Origin(NamedTuple):
@@ -65,13 +66,14 @@ def take(model: Model, offset: int, token: int, version: int) -> Checkpoint:
     return Checkpoint(meta_of(model, offset, token, version), small_arrays(model) | rows_of_parts(model))
 
 
-def meta_of(model: Model, offset: int, token: int, version: int, refusals: int = 0) -> Meta:
+def meta_of(model: Model, offset: int, token: int, version: int, refusals: int = 0, log_ms: int = 0) -> Meta:
     """What isn't an array."""
     return Meta(
         model.spec.fingerprint(), offset, model.examples, model.duplicates, model.watermark_ms, model.learned_ms,
         model.warm_starts, model.warm_start_at, list(model.progress.names[1:]), token, version, model.organic,
         model.left_out, model.sampled_out, refusals, encode_spec(model.spec).decode(),
         [encode_spec(spec).decode() for spec in model.previous], model.roll_backs, list(model.erased), RELEASES[-1],
+        log_ms,
     )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ class Checkpointer:
                 return False
         return True
 
-    def cut(self, offset: int, token: int, version: int, refusals: int = 0) -> None:
+    def cut(self, offset: int, token: int, version: int, refusals: int = 0, log_ms: int = 0) -> None:
         """Copy the rest. The checkpoint is of now: of this next offset in `examples`."""
         assert self._writer is not None, "it has begun"
         with metrics.CHECKPOINT_PAUSE.time():
@@ -167,7 +167,8 @@ class Checkpointer:
                 name: TableFooter(len(part.table), (64 * len(part.table.runs)).bit_length() - 1, self._now.oldest[name])
                 for name, part in parts.items()
             }
-            self._writer.end(meta_of(self._model, offset, token, version, refusals), tables, small_arrays(self._model))
+            meta = meta_of(self._model, offset, token, version, refusals, log_ms)
+            self._writer.end(meta, tables, small_arrays(self._model))
         self._now = _Coverage({n: p.table for n, p in parts.items()}, {n: t.layer for n, t in tables.items()})
         self._cut_offset, self._is_sweeping = offset, False
 

@@ -8,6 +8,7 @@ checked; there is nothing in it that could be run.
 """
 
 import math
+import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -108,19 +109,23 @@ def bytes_of(array: Array) -> memoryview:
 
 def read_footer(path: Path) -> tuple[Footer, str]:
     """A file's footer, and its digest. Raises Damaged, OtherFormat, OSError."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(HEAD)
-        if head[:-1] != MAGIC or not head[-1] or size < HEAD + TAIL.size:
-            raise Damaged("it isn't a checkpoint, or its beginning is missing")
-        if why := CHECKPOINT.why_unreadable(head[-1]):
-            raise OtherFormat(why)
-        file.seek(size - TAIL.size)
-        length, digest, magic = TAIL.unpack(file.read(TAIL.size))
-        if magic != head or length > min(FOOTER_MAX, size - HEAD - TAIL.size):
-            raise Damaged("its end is missing")
-        file.seek(size - TAIL.size - length)
-        raw = file.read(length)
+        return read_footer_of(file)
+
+
+def read_footer_of(file: IO[bytes]) -> tuple[Footer, str]:
+    """As `read_footer`, of an open file."""
+    size, head = os.fstat(file.fileno()).st_size, file.read(HEAD)
+    if head[:-1] != MAGIC or not head[-1] or size < HEAD + TAIL.size:
+        raise Damaged("it isn't a checkpoint, or its beginning is missing")
+    if why := CHECKPOINT.why_unreadable(head[-1]):
+        raise OtherFormat(why)
+    file.seek(size - TAIL.size)
+    length, digest, magic = TAIL.unpack(file.read(TAIL.size))
+    if magic != head or length > min(FOOTER_MAX, size - HEAD - TAIL.size):
+        raise Damaged("its end is missing")
+    file.seek(size - TAIL.size - length)
+    raw = file.read(length)
     if xxhash.xxh3_128_digest(raw) != digest:
         raise Damaged("its footer doesn't have its digest")
     try:

@@ -11,7 +11,7 @@ import msgspec
 from learner.checkpoints.checkpoint import Meta
 from learner.checkpoints.file_format import OtherFormat
 
-ADDED: Final = {2: ("release",)}  # fields, by the first version that has them; version 1 refuses them
+ADDED: Final = {2: ("release", "log_ms")}  # fields, by the first version that has them; version 1 refuses them
 
 
 def decode_meta(raw: bytes) -> Meta:

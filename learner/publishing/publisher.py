@@ -27,19 +27,20 @@ log = structlog.get_logger("publisher")
 class Publisher:
     """Decides when a version goes out. It runs in the learner's thread; only its uploader has a thread of its own.
 
-    `used`: versions and tokens used so far, as the checkpoint knows.
+    `used`: versions and tokens used so far, as the checkpoint knows; `log_ms`: as there.
     """
 
     def __init__(
-        self, model: Model, store: SnapshotStore, config: PublishConfig, now_ms: Callable[[], int], used: HighWater
-    ) -> None:
+        self, model: Model, store: SnapshotStore, config: PublishConfig, now_ms: Callable[[], int], used: HighWater,
+        log_ms: int = 0,
+    ) -> None:  # fmt: skip
         self._model, self._config, self._now_ms, self._used = model, config, now_ms, used
-        self._builder = VersionBuilder(model)
+        self._builder, self._log_ms = VersionBuilder(model, log_ms), log_ms
         self.gate = PublishGate(model)
         self._quarantine = Quarantine(config.quarantine)
         self.version = used.version  # newest that was built, or that may have been used
         self._parent = 0
-        self.uploader = Uploader(model.spec.name, store, config, used)
+        self.uploader = Uploader(model.spec.name, store, config, used, log_ms)
         self.uploader.start()
         self.rejected = 0
         self.rejected_by_cause: dict[str, int] = {}
@@ -63,7 +64,7 @@ class Publisher:
 
         Its pages and slices may be other ones: the gate compares versions with what it is now.
         """
-        self._model, self._builder, self.gate = model, VersionBuilder(model), PublishGate(model)
+        self._model, self._builder, self.gate = model, VersionBuilder(model, self._log_ms), PublishGate(model)
         self.gate.trust()
         self._last_learned = self._last_deep_trained = self._last_rejected = self._unproven = self.proven = -1
 

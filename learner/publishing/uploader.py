@@ -42,19 +42,22 @@ class PublishConfig:
 
 
 class StoreState(NamedTuple):
-    """The store's head, its newest version, and the offset in `examples` that the head has learned up to."""
+    """The store's head, its newest version, and up to where the head has learned (`Manifest.position`)."""
 
     head: Head | None
     newest_version: int
-    offset: int
+    position: tuple[int, int]
 
 
 class Uploader(threading.Thread):
     """Uploads versions, one at a time. The learner's thread reads the attributes without an underscore."""
 
-    def __init__(self, model: str, store: SnapshotStore, config: PublishConfig, used: HighWater) -> None:
+    def __init__(
+        self, model: str, store: SnapshotStore, config: PublishConfig, used: HighWater, log_ms: int = 0
+    ) -> None:
         super().__init__(name="publisher", daemon=True)
         self._model, self._store, self._config, self._used = model, store, config, used
+        self._log_ms = log_ms
         self._pins: PinBackup | None = None
         self._allocator = VersionAllocator(config.numbers)
         self._check_every_s = min(CHECK_EVERY_S, config.every_ms / 1_000)
@@ -117,7 +120,7 @@ class Uploader(threading.Thread):
         """Take ownership of the model, if its learner has caught up. Then a full base is next."""
         try:
             state = self._store_state()
-            if self.offset >= state.offset and not self.token:
+            if self._position >= state.position and not self.token:
                 self.token = self._store.take_token(max(self._used.token, self._allocator.read().token))
                 state = self._store_state()  # the previous owner may have published until it was fenced
         except SnapshotError as error:
@@ -125,12 +128,17 @@ class Uploader(threading.Thread):
             return
         if self._warned.pop("acquire", ""):
             log.info("the store is available")
-        if self.offset < state.offset:
+        if self._position < state.position:
             self._warn_behind(state)
             return
         self.head_version = state.head.version if state.head else 0
         self.newest_version = max(state.newest_version, self._used.version, self._allocator.read().version)
         self.needs_base = self.owns_model = True
+
+    @property
+    def _position(self) -> tuple[int, int]:
+        """Up to where the learner has learned."""
+        return self._log_ms, self.offset
 
     def _warn_behind(self, state: StoreState) -> None:
         """Once: catching up may take long, or the learner may stay behind permanently."""
@@ -138,19 +146,19 @@ class Uploader(threading.Thread):
             self._warned["behind"] = "warned"
             log.warning(
                 "learning, but nothing is published before as much was learned as the live version has; "
-                "if `examples` was recreated since, give the model another name",
-                live=state.head.version, learned=self.offset, wanted=state.offset,
+                "if `examples` was recreated since: `thalweg restore --rebase`, or another name for the model",
+                live=state.head.version, learned=self._position[1], wanted=state.position[1],
             )  # fmt: skip
 
     def _store_state(self) -> StoreState:
         """Read the store's state; a head or a manifest that can't be read counts as lost."""
-        head, offset = self._head(), 0
+        head, position = self._head(), (0, 0)
         versions = self._store.versions()
         try:
-            offset = self._store.manifest(head.version).offset.get(0, 0) if head else 0
+            position = self._store.manifest(head.version).position if head else position
         except BadSnapshot as error:
             self._warn_once("live", "the live version can't be read: a full base will replace it", error)
-        return StoreState(head, max([head.version if head else 0, *versions]), offset)
+        return StoreState(head, max([head.version if head else 0, *versions]), position)
 
     def _head(self) -> Head | None:
         """The head; None when there is none, or it can't be read."""

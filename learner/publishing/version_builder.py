@@ -4,7 +4,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from learner.publishing.delta_chain import DeltaChain, PartLayers, PartPayload
 from learner.publishing.version_parts import deep_source, retrieval_source, statistics_source, wide_source
@@ -50,8 +50,8 @@ class BuiltVersion:
 class VersionBuilder:
     """Builds the versions of one model. The first one, and the next one after `reset`, is a full base."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, log_ms: int = 0) -> None:
+        self._model, self._log_ms = model, log_ms
         self._golden: list[tuple[bytes, F32]] = []
         self.reset()
 
@@ -115,6 +115,7 @@ class VersionBuilder:
             ingest_ms=[ingest for _, ingest in installs],
             golden=[self._golden_page(raw, logits) for raw, logits in self._golden],
             format=MANIFEST.version,
+            log_ms=self._log_ms or UNSET,
         )
         parts = {name: chain.layers for name, chain in self._chains.items() if chain.layers} | {ITEMS_PART: self._items}
         return BuiltVersion(manifest, parts, new, full=full)

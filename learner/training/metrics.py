@@ -140,6 +140,11 @@ CHECKPOINT_PAUSE = Histogram(
     "thalweg_learner_checkpoint_pause_seconds", "time that learning pauses for, at each copy for a checkpoint"
 )
 CHECKPOINT_BYTES = Gauge("thalweg_learner_checkpoint_bytes", "size of the newest checkpoint's file")
+BACKUP_TIME = Gauge(
+    "thalweg_learner_backup_timestamp_seconds", "when this process last wrote a backup, Unix time; 0: never"
+)
+BACKUP_BYTES = Counter("thalweg_learner_backup_bytes", "bytes that backups have written, without what was there")
+BACKUP_FAILURES = Counter("thalweg_learner_backup_failures", "backups that couldn't be written")
 REDIS_USED = Gauge("thalweg_learner_redis_used_bytes", "memory that Redis uses")
 REDIS_LIMIT = Gauge("thalweg_learner_redis_limit_bytes", "Redis's maxmemory, or its machine's memory without one")
 

@@ -190,15 +190,15 @@ class VersionWatcher:
                 manifest = self._store.manifest(head.version)
             except BadSnapshot:
                 return False  # the load rejects it with its own reason
-            learned, learned_live = ((sum(one.offset.values()), one.version) for one in (manifest, live))
+            learned, learned_live = ((one.position, one.version) for one in (manifest, live))
             older = learned < learned_live
             if older:
                 known = self._older is not None and (self._older[0].token, self._older[1]) == (head.token, live.version)
                 self._older = head, live.version
                 self.rejection = (
-                    f"the head, version {head.version}, has learned up to offset {learned[0]} of examples, version "
-                    f"{live.version} up to {learned_live[0]}; the newer one stays live, unless version {head.version} "
-                    "is pinned"
+                    f"the head, version {head.version}, has learned up to offset {learned[0][1]} of examples, version "
+                    f"{live.version} up to {learned_live[0][1]}; the newer one stays live, unless version "
+                    f"{head.version} is pinned"
                 )
                 log.log(
                     logging.DEBUG if known else logging.WARNING, self.rejection

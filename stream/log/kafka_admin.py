@@ -1,17 +1,15 @@
 """Compares declared topics with the broker's: what `thalweg apply-topics` shows, then applies."""
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from kafka import KafkaAdminClient, errors
+from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
-from stream.log.kafka_client import REQUEST_S, check_reachable, client_options, translated
+from stream.log.kafka_client import REQUEST_S, admin_client
 from stream.log.kafka_log import KafkaLog
 from stream.log.replication import check_brokers, in_sync, replicas_of
 from stream.runtime.errors import LogError
@@ -19,9 +17,6 @@ from stream.runtime.formats import LEVEL
 from stream.runtime.settings import Settings
 
 Action = Literal["create", "alter", "leave", "refuse"]
-ELECTING: Final = (
-    errors.NotCoordinatorError, errors.CoordinatorNotAvailableError, errors.CoordinatorLoadInProgressError,
-)  # fmt: skip
 MISSING: Final = errors.UnknownTopicOrPartitionError.errno
 UNBOUNDED: Final = "-1"
 IN_SYNC: Final = "min.insync.replicas"
@@ -62,7 +57,7 @@ def plan_topics(settings: Settings, topics: tuple[Topic, ...] = (), *, force: bo
     format level, until the upgrade is finalized. Raises LogUnavailable, LogError, SettingsError.
     """
     declared = {settings.topic(topic.name): topic for topic in topics or declared_topics(settings)}
-    with _admin(settings, "comparing topics") as admin:
+    with admin_client(settings, "comparing topics") as admin:
         found = {topic["name"]: topic for topic in admin.describe_topics([*declared]) if topic["error_code"] != MISSING}
         for name, topic in found.items():
             if topic["error_code"]:
@@ -95,15 +90,7 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
     A deployment without a topic `events` is new: no earlier release runs in it, and this one's formats are written.
     Raises LogUnavailable, LogError.
     """
-    new = {
-        change.topic: {
-            "num_partitions": change.partitions,
-            "replication_factor": change.replication,
-            "configs": dict(change.config),
-        }
-        for change in changes
-        if change.action == "create"
-    }
+    new = _wanted(changes)
     alters = [change for change in changes if change.action == "alter"]
     altered = [
         ConfigResource(ConfigResourceType.TOPIC, change.topic, dict(change.config))
@@ -111,7 +98,7 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
         if change.config
     ]
     grown = {change.topic: change.partitions for change in alters if change.partitions}
-    with _admin(settings, "changing topics") as admin:
+    with admin_client(settings, "changing topics") as admin:
         if new:
             _create(admin, new)
         if altered:
@@ -125,55 +112,49 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
             raise_level(log)
 
 
+def create_topics(settings: Settings, changes: list[Change]) -> None:
+    """Create these topics, and wait until they are ready. Raises LogUnavailable, LogError."""
+    if changes:
+        with admin_client(settings, "creating topics") as admin:
+            _create(admin, _wanted(changes))
+
+
+def describe_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> list[Change]:
+    """What creates the broker's topics as they are; missing ones are left out. Raises LogUnavailable, LogError."""
+    with admin_client(settings, "describing topics") as admin:
+        found = admin.describe_topics([settings.topic(topic.name) for topic in topics])
+        found = [topic for topic in found if topic["error_code"] != MISSING]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in found]
+        configs = admin.describe_configs(resources)["topic"] if resources else {}
+    return [
+        Change(
+            topic["name"], "create", "",
+            tuple(sorted((key, entry["value"]) for key, entry in configs[topic["name"]].items())),
+            len(topic["partitions"]), min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+        )
+        for topic in found
+    ]  # fmt: skip
+
+
 def drop_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> None:
     """Delete topics with all their records; missing ones are skipped. Raises LogUnavailable, LogError."""
-    with _admin(settings, "removing topics") as admin:
+    with admin_client(settings, "removing topics") as admin:
         names = [settings.topic(topic.name) for topic in topics]
         existing = [topic["name"] for topic in admin.describe_topics(names) if topic["error_code"] != MISSING]
         if existing:
             admin.delete_topics(existing, timeout_ms=int(REQUEST_S * 1000))
 
 
-def group_commits(settings: Settings, group: str, topic: str) -> dict[int, tuple[int, str]]:
-    """The commits of a consumer group in a topic: offset and metadata by partition; empty if there are none.
-
-    Names without prefix. Raises LogUnavailable, LogError.
-    """
-    with _admin(settings, f"asking for the commits of {group}") as admin:
-        found = _elected(lambda: admin.list_group_offsets([settings.topic(group)]))
+def _wanted(changes: list[Change]) -> dict[str, dict[str, Any]]:
     return {
-        at.partition: (stored.offset, stored.metadata or "")
-        for of_group in found.values()
-        for at, stored in of_group.items()
-        if at.topic == settings.topic(topic) and stored.offset >= 0
+        change.topic: {
+            "num_partitions": change.partitions,
+            "replication_factor": change.replication,
+            "configs": dict(change.config),
+        }
+        for change in changes
+        if change.action == "create"
     }
-
-
-def group_clients(settings: Settings, group: str) -> list[str]:
-    """The client ids of a group's members. The name is without prefix. Raises LogUnavailable, LogError."""
-    name = settings.topic(group)
-    with _admin(settings, f"asking for the members of {group}") as admin:
-        found = _elected(lambda: admin.describe_groups([name]))
-    return [member["client_id"] for member in found[name]["members"]]
-
-
-def _elected(ask: Callable[[], Any]) -> Any:
-    """The answer of a group's coordinator, once there's one: a broker has just started, or it's the first group."""
-    give_up_s = time.monotonic() + REQUEST_S
-    while True:
-        try:
-            return ask()
-        except ELECTING:
-            if time.monotonic() > give_up_s:
-                raise
-            time.sleep(0.1)
-
-
-@contextmanager
-def _admin(settings: Settings, doing: str) -> Iterator[Any]:
-    check_reachable(settings)
-    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
-        yield admin
 
 
 def _create(admin: Any, new: dict[str, dict[str, Any]]) -> None:

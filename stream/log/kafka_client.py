@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final, TypeVar
 
-from kafka import errors
+from kafka import KafkaAdminClient, errors
 from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.protocol.schemas.fields.codecs import TaggedFields, UnsignedVarInt32
 from kafka.protocol.schemas.fields.struct import StructField
@@ -145,3 +145,11 @@ def with_timeout(timeout_s: float, call: Callable[[], T], late: T) -> T:
     threading.Thread(target=run, name="kafka-with-timeout", daemon=True).start()
     wait([future], timeout_s)
     return future.result() if future.done() else late
+
+
+@contextmanager
+def admin_client(settings: Settings, doing: str) -> Iterator[Any]:
+    """An admin client, closed at the end; its errors are ours. Raises LogUnavailable, LogError."""
+    check_reachable(settings)
+    with translated(settings, doing), KafkaAdminClient(**client_options(settings)) as admin:
+        yield admin

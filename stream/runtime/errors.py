@@ -17,7 +17,8 @@
     │   ├── StoreUnavailable no snapshot store answers: worth a retry
     │   ├── BadSnapshot      bytes that don't match their digest, shape or spec
     │   └── Fenced           another learner owns the model
-    └── CheckpointError      a checkpoint can't be written, read, or belongs to another spec
+    ├── CheckpointError      a checkpoint can't be written, read, or belongs to another spec
+    └── BackupError          a backup can't be written or read, or is damaged
 
 A message says what happened, why, and what to do next. Errors of libraries are translated where
 the library is called (Kafka's in `kafka_client.py`, Redis's in `redis_client.py`), and nowhere else.
@@ -124,6 +125,10 @@ class Fenced(SnapshotError):
 
 class CheckpointError(ThalwegError):
     """A checkpoint can't be written or read, or belongs to another spec."""
+
+
+class BackupError(ThalwegError):
+    """A backup can't be written or read, or is damaged."""
 
 
 REFUSALS: Final = (SettingsError, SpecError, LogGap, LogReset, LogTruncated, Poisoned, Fenced, CheckpointError)

@@ -103,10 +103,14 @@ RUN_FILE: Final = Format(
     "run file", "`.local/run/`, `.local/stack.json`", (1,), "fields by name", "`thalweg status`, `up`, `down`",
     "unreadable: start the service again",
 )  # fmt: skip
+BACKUP: Final = Format(
+    "backup", "the target of `thalweg backup`", (1,), "field `format`; its files have their own",
+    "`thalweg restore`, `backup`", "refused, with the reason",
+)  # fmt: skip
 
 FORMATS: Final = (
     RECORD, PAGE, COMMIT, JOIN_STATE, CHECKPOINT, NUMBERS, VERDICT, MANIFEST, DECISION, PROFILES, LEVEL_RECORD,
-    RUN_FILE,
+    RUN_FILE, BACKUP,
 )  # fmt: skip
 
 

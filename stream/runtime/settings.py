@@ -170,6 +170,15 @@ class Settings(BaseSettings):
         description="static name in its consumer group: a restart keeps its partitions",
     )
     checkpoint_every_ms: int = Field(5_000, ge=100, description="how often the learner writes its checkpoint")
+    backup: str = Field(
+        "", description="where the learner keeps backups continuously: a folder, or s3://bucket/prefix; empty: nowhere"
+    )
+    backup_every_s: float = Field(60.0, ge=1, description="at most how often the learner writes a backup")
+    backup_keep: int = Field(
+        24,
+        ge=1,
+        description="how many backups the learner leaves in THALWEG_BACKUP, the newest; older ones are removed",
+    )
     keep_versions: int = Field(
         1_000, ge=2, description="how many snapshot versions are retained in Redis; fewer while it's nearly full"
     )

@@ -65,7 +65,7 @@ class Manifest(msgspec.Struct, frozen=True):
     `ingest_ms`: append times of the installs first learned in this version (at most INGESTS_MAX, sampled by hash).
     `learned_ms`: ingest time of the newest label learned. `created_ms`: the publisher's clock. `metrics`: the model's
     figures, as `gate_…` what the publish gate measured, and BUILD_LEVEL. `format`: unset in manifests before 0.2, which
-    are of format 1.
+    are of format 1. `log_ms`: when the log began that `offset` is of, if an earlier one was lost.
     """
 
     model: str
@@ -84,6 +84,12 @@ class Manifest(msgspec.Struct, frozen=True):
     ingest_ms: Annotated[list[Time], msgspec.Meta(max_length=INGESTS_MAX)] = []
     golden: Annotated[list[Golden], msgspec.Meta(max_length=64)] = []
     format: Positive | msgspec.UnsetType = msgspec.UNSET
+    log_ms: Time | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Up to where it has learned: which log, and how much of it. The greater one has learned more."""
+        return 0 if self.log_ms is msgspec.UNSET else self.log_ms, sum(self.offset.values())
 
     @property
     def deep_version(self) -> int:

@@ -21,8 +21,9 @@ from stream.events.topics import EVENTS, EXAMPLES
 from stream.events.types import Impression, Install, Tick
 from stream.features.page_features import Catalogue, Layout, build_page
 from stream.joiner.commit_metadata import decode_commit
-from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
+from stream.log.kafka_admin import apply_topics, plan_topics
 from stream.log.kafka_client import client_options
+from stream.log.kafka_groups import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import partition_of
 from stream.runtime.errors import LogUnavailable

@@ -16,7 +16,7 @@ from stream.events.codec import decode_events, decode_examples, decode_organic, 
 from stream.events.topics import EVENTS, EXAMPLES, ORGANIC, TOPICS
 from stream.events.types import Examples, Impression, Install, Organic
 from stream.joiner.label_rules import LabelRules
-from stream.log.kafka_admin import group_commits
+from stream.log.kafka_groups import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START, Record, partition_of
 from stream.runtime.health import run_file

@@ -14,7 +14,8 @@ from producers.replay import ReplayOptions, replay
 from producers.store.rankers import LogRankers
 from stream.events.topics import EVENTS, EXAMPLES, ITEMS, REQUESTS, USERS
 from stream.events.types import Erase, Impression, Install, RankRequest
-from stream.log.kafka_admin import apply_topics, group_commits, plan_topics
+from stream.log.kafka_admin import apply_topics, plan_topics
+from stream.log.kafka_groups import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.log.protocol import START
 from stream.runtime.errors import LogError

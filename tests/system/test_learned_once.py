@@ -6,7 +6,7 @@ import time
 import pytest
 
 from stream.events.topics import EVENTS
-from stream.log.kafka_admin import group_commits
+from stream.log.kafka_groups import group_commits
 from tests.support.event_flow import SEEDS, SOAK, Joiners, flowing, grown, shared_by
 from tests.support.forked_services import alive
 from tests.support.system_labels import labels_by_events, labels_emitted, positive

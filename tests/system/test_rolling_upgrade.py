@@ -19,7 +19,7 @@ from producers.source import WorldEvent
 from stream.events.codec import decode_training, encode_record
 from stream.events.topics import EVENTS, EXAMPLES, HOUR_MS
 from stream.events.types import Impression, Tick
-from stream.log.kafka_admin import group_commits
+from stream.log.kafka_groups import group_commits
 from stream.log.kafka_log import KafkaLog
 from stream.log.log_scan import read_range
 from stream.log.protocol import START

@@ -16,6 +16,7 @@ PACKAGES: Final = ("thalweg", "producers", "stream", "learner", "ranker")
 MODULES: Final = {
     "joiner": ("aiokafka", "cramjam", "faust"),
     "learner": ("torch",),
+    "backup": ("fsspec", "obstore"),
     "ranker": ("faiss", "httptools", "litestar", "threadpoolctl", "uvicorn", "uvloop"),
     "console": ("httptools", "litestar", "uvicorn", "uvloop"),
     "producers": ("polars",),

@@ -4,7 +4,7 @@ from contextlib import closing
 
 from stream.events.topics import EVENTS
 from stream.joiner.commit_metadata import decode_commit
-from stream.log.kafka_admin import group_clients, group_commits
+from stream.log.kafka_groups import group_clients, group_commits
 from stream.runtime.formats import CLIENT, LEVEL, is_earlier
 from stream.runtime.settings import Settings
 from stream.snapshots.manifest import BUILD_LEVEL

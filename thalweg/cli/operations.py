@@ -9,6 +9,7 @@ import typer
 
 from stream.runtime.errors import DataError, SettingsError
 from thalweg.cli.acls import acls
+from thalweg.cli.backup import backup, restore
 from thalweg.cli.erase import erase
 from thalweg.cli.explain import explain
 from thalweg.cli.export import export_app
@@ -30,6 +31,8 @@ operations.command()(retrain)
 operations.command()(evolve)
 operations.command()(erase)
 operations.command()(acls)
+operations.command()(backup)
+operations.command()(restore)
 operations.command()(size)
 dlq_app = typer.Typer(no_args_is_help=True, help="Inspect dead letters, and replay them.")
 rebuild_app = typer.Typer(no_args_is_help=True, help="Rebuild data in Redis from the log.")
@@ -82,7 +85,7 @@ def audit(
     Memory is bounded, whatever the window: a temporary folder (TMPDIR) takes some 60 bytes a label.
     """
     from stream.events.topics import EVENTS
-    from stream.log.kafka_admin import group_commits
+    from stream.log.kafka_groups import group_commits
     from thalweg.audit import audit as auditing
     from thalweg.audit.committed_rules import GROUP, committed_rules, resolve_rules
     from thalweg.audit.findings import flat
@@ -125,7 +128,7 @@ def trace(
     is found at once. Without Redis the versions are left out.
     """
     from stream.events.topics import EVENTS
-    from stream.log.kafka_admin import group_commits
+    from stream.log.kafka_groups import group_commits
     from stream.runtime.clock import now_ms
     from stream.runtime.errors import SnapshotError
     from stream.snapshots.redis_store import RedisStore

@@ -12,9 +12,10 @@ from msgspec import structs
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from learner.publishing.version_builder import (
-    BuiltVersion,
-)
+from learner.publishing.publisher import Publisher
+from learner.publishing.uploader import PublishConfig
+from learner.publishing.version_allocator import HighWater
+from learner.publishing.version_builder import BuiltVersion
 from stream.events.types import Erase
 from stream.features.page_features import id_of
 from stream.runtime.errors import BadSnapshot, Fenced, SnapshotError, StoreUnavailable
@@ -104,6 +105,27 @@ def test_a_wiped_store_gets_a_full_base(tmp_path: Path) -> None:
     assert head is not None
     wide, statistics, _, _ = assembled(bench.store, bench.store.manifest(head.version))
     assert (wide, statistics) == learned_state(bench.model)[:2]
+
+
+def test_a_learner_of_a_new_log_publishes_at_once(tmp_path: Path) -> None:
+    """It doesn't wait for the offset that the live version has learned up to: that's an offset of a lost log."""
+    bench = Bench(tmp_path)
+    for _ in range(3):
+        bench.turn()
+    config = PublishConfig(100, 300, 50, tmp_path, tmp_path / "pins", tmp_path / "numbers")
+    publisher = Publisher(bench.model, bench.store, config, lambda: bench.ms, HighWater(), log_ms=500)
+    bench.ms += 100
+    wait_until(lambda: publisher.maybe_publish(0))
+    wait_until(lambda: not publisher.uploader.busy)
+    head = bench.store.head()
+    assert head is not None
+    assert bench.store.manifest(head.version).position == (500, 0)
+    with capture_logs() as logs:
+        behind = Publisher(bench.model, bench.store, config, lambda: bench.ms, HighWater())
+        behind.maybe_publish(1_000_000)
+        wait_until(lambda: bool(logs))
+    assert "nothing is published before" in logs[0]["event"]
+    assert not behind.uploader.owns_model, "it learns the log that was lost"
 
 
 def test_an_older_learner_is_fenced_off(tmp_path: Path) -> None:

@@ -176,6 +176,23 @@ def test_the_live_version_never_becomes_older(store: CountingStore, model: ToyMo
     assert live(watcher) == 3
 
 
+def test_a_version_of_a_later_log_is_newer(store: CountingStore, model: ToyModel, watcher: VersionWatcher) -> None:
+    """After Kafka was lost the learner goes on at a new log's start: offsets of two logs don't compare."""
+    for _ in range(3):
+        model.publish(store)
+    watcher.step()
+    store.wipe()
+    store.take_token()
+    model.publish(store, "base", offset={0: 0}, log_ms=7)
+    assert watcher.step()
+    assert watcher.served is not None
+    assert watcher.served.version.manifest.position == (7, 0)
+    store.wipe()
+    store.take_token()
+    model.publish(store, "base", offset={0: 9})
+    assert not watcher.step()
+
+
 def test_what_has_learned_more_is_newer_whatever_its_number(
     store: CountingStore, model: ToyModel, watcher: VersionWatcher
 ) -> None:
