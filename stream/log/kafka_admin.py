@@ -99,7 +99,9 @@ def apply_topics(settings: Settings, changes: list[Change]) -> None:
         if new:
             _create(admin, new)
         if altered:
-            admin.alter_configs(altered)
+            for topic, said in admin.alter_configs(altered)["topic"].items():
+                if said != "OK":
+                    raise LogError(f"Kafka won't change {topic}: {said}")
         if grown:
             admin.create_partitions(grown, timeout_ms=int(REQUEST_S * 1000))
     if {settings.topic(topic.name) for topic in (EVENTS, FORMATS)} <= new.keys():

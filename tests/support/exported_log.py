@@ -28,6 +28,14 @@ def day_log(first: int = 0, end: int = 50) -> MemoryLog:
     return log
 
 
+def other_log() -> MemoryLog:
+    """One that got 60 of the records at other times."""
+    clock = count(T + 7, STEP_MS)
+    log = MemoryLog({EXAMPLES.name: 1, ERASED.name: 1}, lambda: next(clock))
+    fill(log, 0, 60)
+    return log
+
+
 def fill(log: MemoryLog, first: int, end: int) -> None:
     """More of the records."""
     for record in PAGES[first:end]:

@@ -84,6 +84,13 @@ def test_rooms_and_tools_go_by_one_spec_from_a_folder() -> None:
     assert (REPOSITORY / "specs" / "movielens.toml").exists()
 
 
+def test_retention_is_named_where_compose_is_started() -> None:
+    """Its job creates topics with it; a joiner warns by it."""
+    for name in ROOMS | {"topics", "tools"}:
+        for kept in ("EVENTS_DAYS", "EXAMPLES_DAYS"):
+            assert SERVICES[name]["environment"][f"THALWEG_{kept}"] == f"${{{kept}:-7}}"
+
+
 def test_variables_are_settings() -> None:
     """Each THALWEG_ variable of compose and Dockerfile is a setting that the code reads, with a value it takes."""
     known = {f"THALWEG_{name.upper()}" for name in Settings.model_fields}
@@ -92,7 +99,8 @@ def test_variables_are_settings() -> None:
     for service in SERVICES.values():
         used = {k: v for k, v in service.get("environment", {}).items() if k.startswith("THALWEG_")} | in_image
         assert set(used) <= known
-        Settings.model_validate({name.removeprefix("THALWEG_").lower(): value for name, value in used.items()})
+        by_default = {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(value)) for name, value in used.items()}
+        Settings.model_validate({name.removeprefix("THALWEG_").lower(): value for name, value in by_default.items()})
     assert set(re.findall(r"THALWEG_\w+", (REPOSITORY / "docker-compose.yml").read_text())) <= known
 
 

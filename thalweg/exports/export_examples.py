@@ -15,7 +15,7 @@ from stream.log.protocol import Log, Record
 from stream.runtime.errors import DataError
 from thalweg.exports.example_rows import Erased, rows_of
 from thalweg.exports.export_files import DAY_MS, ExportFiles
-from thalweg.exports.log_range import read_without_gap
+from thalweg.exports.log_range import are_of, read_without_gap
 
 FILE_BYTES: Final = 64 * 1024 * 1024  # of records in a file, about
 
@@ -40,21 +40,25 @@ def export_examples(
     """Write the records appended from `begin_ms` (None: the oldest) to `end_ms` (None: now), exclusive, that no file
     has. Files that have rows of users erased since then are written again without them.
 
-    Raises DataError, LogError, LogUnavailable.
+    Raises DataError, also where files are of another log; LogError, LogUnavailable.
     """
+    if begin_ms is not None and end_ms is not None and begin_ms >= end_ms:
+        raise DataError("no day is from --from to --to: --to names the day to end before")
     files = ExportFiles(folder)
     with files.lock():
         erased = read_erased(log)
         done = Exported(rewritten=files.erase(erased))
-        start, last = log.starts(EXAMPLES.name)[0], log.ends(EXAMPLES.name)[0]
         written = files.all()
-        if written and written[-1].end > last:
+        if not are_of(files, written, log):
             raise DataError(
-                f"{folder} has records up to {written[-1].end} of `{EXAMPLES.name}`, and the log ends at {last}: the "
-                "files are of another log (a recreated topic?); name another folder"
+                f"{folder} has records up to {written[-1].end} of another log than this `{EXAMPLES.name}` (a recreated "
+                "topic?): name another folder"
             )
+        start, last = log.starts(EXAMPLES.name)[0], log.ends(EXAMPLES.name)[0]
         at = {limit: log.offsets_at(EXAMPLES.name, limit)[0] for limit in (begin_ms, end_ms) if limit is not None}
-        begin = max(start, at[begin_ms]) if begin_ms is not None else min([start, *(one.end for one in written)])
+        begin = start if begin_ms is None else max(start, at[begin_ms])
+        if begin == start:  # what is asked for begins before what the log has: records since the files may be gone
+            begin = min([start, *(one.end for one in written)])
         done.end = at[end_ms] if end_ms is not None else last
         for first, end in files.uncovered(begin, done.end):
             done.missing += max(0, min(start, end) - first)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from stream.events.topics import EXAMPLES, HOUR_MS
 from stream.runtime.durable_files import DRAFT, replacing
@@ -93,10 +93,16 @@ class ExportFiles:
         """Its rows in order. Raises DataError, also where the file isn't what its name says."""
         with _translated(file.path):
             self._about(file)
-            return pl.read_parquet(file.path, columns=list(columns), hive_partitioning=False)
+            rows = pl.read_parquet(file.path, columns=list(columns), hive_partitioning=False)
+        if not _is_sound(file, rows):
+            raise DataError(
+                f"{file.path} has other rows or columns than `thalweg export` writes: delete it, and export again "
+                "while the log has its records"
+            )
+        return rows
 
     def check_contiguous(self) -> list[ExportFile]:
-        """All files, the first to the last without a gap. Raises DataError."""
+        """All files, the first to the last without a gap, and no record twice. Raises DataError."""
         files = self.all()
         if not files:
             remedy = f"`thalweg export examples {self.folder}` writes some"
@@ -107,6 +113,11 @@ class ExportFiles:
                     f"{self.folder} has no records {one.end} to {following.first - 1} of `{EXAMPLES.name}`: "
                     f"`thalweg export examples {self.folder}` adds them while the log has them; else move the files "
                     f"before {following.path.parent.name}/{following.path.name} elsewhere, to begin there"
+                )
+            if following.first < one.end:
+                raise DataError(
+                    f"{one.path} and {following.path} both have record {following.first} of `{EXAMPLES.name}`: move "
+                    "one of them elsewhere"
                 )
         return files
 
@@ -147,6 +158,17 @@ class ExportFiles:
         return len(left)
 
 
+def _is_sound(file: ExportFile, rows: pl.DataFrame) -> bool:
+    """Whether rows have the types that were written, no null in what records are made from, and the file's offsets."""
+    if rows.dtypes != [SCHEMA[name] for name in rows.columns]:
+        return False
+    needed = [rows[name] for name in RECORD_COLUMNS if name in rows.columns and name != "key"]
+    if any(column.null_count() for column in needed):
+        return False
+    offsets = rows["offset"] if "offset" in rows.columns else pl.Series([file.first])
+    return offsets.is_empty() or (offsets.is_sorted() and file.first <= offsets[0] and offsets[-1] < file.end)
+
+
 def _digest(erased: Erased) -> str:
     return hashlib.blake2b(json.dumps(sorted(erased.items())).encode(), digest_size=16).hexdigest()
 
@@ -155,7 +177,7 @@ def _digest(erased: Erased) -> str:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, PolarsError) as bad:
+    except (OSError, PolarsError, PanicException) as bad:  # Polars panics at some damaged files
         reason = bad.strerror if isinstance(bad, OSError) and bad.strerror else bad
         raise DataError(
             f"{path} can't be read or written ({reason}): free space and check its rights; delete a damaged file and "

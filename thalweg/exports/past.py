@@ -1,7 +1,6 @@
 """All examples there are: those of exported files, then those of the log, as one sequence of records."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from stream.events.topics import EXAMPLES
@@ -10,7 +9,7 @@ from stream.log.protocol import Log, Record
 from stream.runtime.errors import DataError
 from thalweg.exports.example_rows import Erased, records_of, without_erased
 from thalweg.exports.export_files import ExportFile, ExportFiles
-from thalweg.exports.log_range import POLL_S, RECORDS_MAX, read_without_gap
+from thalweg.exports.log_range import RECORDS_MAX, are_of, read_without_gap
 
 Past = Callable[[int], Iterator[Sequence[Record]]]
 
@@ -22,7 +21,7 @@ def past_of(folder: Path, log: Log) -> Past:
     files or behind them, or the files are of another log; LogError, LogUnavailable.
     """
     files = ExportFiles(folder)
-    found, start, end = files.check_contiguous(), log.starts(EXAMPLES.name)[0], log.ends(EXAMPLES.name)[0]
+    found, start = files.check_contiguous(), log.starts(EXAMPLES.name)[0]
     reached = found[-1].end
     if reached < start:
         raise DataError(
@@ -30,23 +29,13 @@ def past_of(folder: Path, log: Log) -> Past:
             "is gone. Export again from another copy of the log; or learn without what came before: move these files "
             f"elsewhere, and `thalweg export examples {folder}`"
         )
-    if reached > end or not _is_of(files, found[-1], log, start):
+    if not are_of(files, found, log):
         raise DataError(
             f"{folder} isn't of this log: its records up to {reached} aren't those of `{EXAMPLES.name}` (a recreated "
             "topic?); point to the log that they were exported from, or export this one into another folder"
         )
     erased = read_erased(log)
     return lambda until: _records(files, found, log, erased, until)
-
-
-def _is_of(files: ExportFiles, last: ExportFile, log: Log, start: int) -> bool:
-    """Whether the log's record at the offset of the last one in files was appended when files say; unless it's gone."""
-    times = files.read(last, ("offset", "append_time"))[-1:]
-    if times.is_empty() or (offset := times["offset"][0]) < start:
-        return True
-    with closing(log.reader(EXAMPLES.name, {0: offset})) as reader:
-        read = reader.poll(POLL_S, 1) or reader.poll(POLL_S * 10, 1)
-    return bool(read) and (read[0].offset, read[0].time_ms) == (offset, times["append_time"].dt.epoch("ms")[0])
 
 
 def _records(

@@ -146,6 +146,14 @@ def test_retention_is_a_setting_that_raises_and_never_lowers(settings: Settings)
     assert {change.action for change in plan_topics(settings)} == {"leave"}
 
 
+def test_a_change_that_kafka_refuses_isnt_said_to_be_made(settings: Settings) -> None:
+    """More days than it can count, or a change without the right to it."""
+    apply_topics(settings, plan_topics(settings))
+    longest = settings.model_copy(update={"examples_days": 10**14})
+    with pytest.raises(LogError, match=r"won't change .*examples: .*retention\.ms"):
+        apply_topics(longest, plan_topics(longest))
+
+
 @pytest.mark.parametrize(
     ("key", "raised"), [("retention.ms", str(2 * HOUR_MS)), ("retention.ms", "-1"), ("max.message.bytes", "9000000")]
 )

@@ -9,8 +9,10 @@ import pytest
 
 from stream.events.codec import decode_examples
 from stream.events.topics import EXAMPLES
+from stream.events.types import Impression
+from stream.log.protocol import Record
 from stream.runtime.errors import DataError
-from tests.support.exported_log import PAGES, STEP_MS, T, day_log, erase_in, exported, fill, names, whole
+from tests.support.exported_log import PAGES, STEP_MS, T, day_log, erase_in, exported, fill, names, other_log, whole
 from thalweg.exports import export_files
 from thalweg.exports.example_rows import SCHEMA
 from thalweg.exports.export_examples import export_examples
@@ -60,6 +62,13 @@ def test_a_range_of_days_then_the_rest(tmp_path: Path) -> None:
     assert exported(tmp_path) == whole(log)
 
 
+def test_a_range_without_a_day_is_refused(tmp_path: Path) -> None:
+    """Its last day may have been meant to be a part of it."""
+    for until_ms in (T, T - DAY_MS):
+        with pytest.raises(DataError, match="no day is from --from to --to"):
+            export_examples(day_log(), tmp_path, T, until_ms)
+
+
 def test_large_days_are_several_files(tmp_path: Path) -> None:
     """So memory is bounded."""
     log = day_log()
@@ -97,13 +106,32 @@ def test_what_the_log_has_lost_is_said(tmp_path: Path) -> None:
     log.truncate(EXAMPLES.name, 0, 25)
     assert [export_examples(log, tmp_path, None, None).missing for _ in range(2)] == [5, 5]
     assert [record.offset for record in exported(tmp_path)] == [*range(20), *range(25, 50)]
+    assert export_examples(log, tmp_path, T + DAY_MS, None).missing == 5
+    assert export_examples(log, tmp_path, T + 2 * DAY_MS, None).missing == 0
 
 
 def test_another_log_is_refused(tmp_path: Path) -> None:
-    """One that ends before the files do."""
+    """One that ends before the files do, and a longer one; who was erased there is taken out all the same."""
     export_examples(day_log(), tmp_path, None, None)
+    for log in (day_log(0, 49), other_log()):
+        with pytest.raises(DataError, match="another log"):
+            export_examples(log, tmp_path, None, None)
+    assert exported(tmp_path) == whole(day_log())
+    erase_in(log, "u3", PAGES[-1][-1].page.time_ms)
     with pytest.raises(DataError, match="another log"):
-        export_examples(day_log(0, 49), tmp_path, None, None)
+        export_examples(log, tmp_path, None, None)
+    assert not any(page.user == "u3" for one in exported(tmp_path) for page in _pages(one))
+
+
+def test_another_log_is_found_by_files_that_have_rows(tmp_path: Path) -> None:
+    """The last one may have none: all of it was erased, or invalid."""
+    log = day_log()
+    export_examples(log, tmp_path, None, None)
+    log.send(EXAMPLES.name, 0, b"?", b"0")
+    done = export_examples(log, tmp_path, None, None)
+    assert (done.files, done.rows, done.invalid) == (1, 0, 1)
+    with pytest.raises(DataError, match="another log"):
+        export_examples(other_log(), tmp_path, None, None)
 
 
 def test_a_file_that_isnt_what_its_name_says_is_refused(tmp_path: Path) -> None:
@@ -116,6 +144,29 @@ def test_a_file_that_isnt_what_its_name_says_is_refused(tmp_path: Path) -> None:
     damaged = ExportFiles(tmp_path).all()[0]
     damaged.path.write_bytes(damaged.path.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"can't be read or written.*export again"):
+        exported(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pl.col("offset").cast(pl.String),
+        pl.lit(None, pl.Int64).alias("offset"),
+        pl.col("offset") + 1,
+        pl.col("offset").reverse(),
+        pl.col("append_time").dt.cast_time_unit("us"),
+        pl.lit(None, pl.List(pl.UInt64)).alias("features"),
+        pl.lit(None, pl.Binary).alias("before"),
+    ],
+    ids=str,
+)
+def test_a_file_that_was_changed_is_refused(tmp_path: Path, change: pl.Expr) -> None:
+    """Though it says that it is an export's: other types, nulls, records elsewhere or in another order."""
+    export_examples(day_log(), tmp_path, None, None)
+    path = ExportFiles(tmp_path).all()[0].path
+    about = {key: said for key, said in pl.read_parquet_metadata(path).items() if key.startswith("thalweg.")}
+    pl.read_parquet(path, hive_partitioning=False).with_columns(change).write_parquet(path, metadata=about)
+    with pytest.raises(DataError, match="other rows or columns than"):
         exported(tmp_path)
 
 
@@ -135,13 +186,17 @@ def test_erased_users_are_left_out_and_taken_out(tmp_path: Path, monkeypatch: py
     done = export_examples(log, tmp_path, None, None)
     assert (done.rewritten, done.records) == (1, 31)
     assert done.rows == 91 - sum(one.page in theirs[:-1] for record in PAGES[20:50] for one in record)
-    left = [one.page for record in exported(tmp_path) for one in decode_examples(record.value or b"")[0]]
+    left = [page for record in exported(tmp_path) for page in _pages(record)]
     assert [page for page in left if page.user == "u3"] == theirs[-1:]
     assert len(left) == 150 - len(theirs) + 1
     rows = pl.read_parquet(tmp_path)
     assert rows.filter(user="u3", kind="erase").height == 1
     monkeypatch.setattr(export_files, "without_erased", None)
     assert export_examples(log, tmp_path, None, None).rewritten == 0
+
+
+def _pages(record: Record) -> list[Impression]:
+    return [one.page for one in decode_examples(record.value or b"")[0]]
 
 
 def _duckdb(query: str) -> list[tuple[object, ...]]:

@@ -1,17 +1,16 @@
 """Files and log are one sequence of records without a gap, or refused with what to do."""
 
-from itertools import count
+import shutil
 from pathlib import Path
 
 import pytest
 
 from stream.events.codec import decode_training
-from stream.events.topics import ERASED, EXAMPLES
+from stream.events.topics import EXAMPLES
 from stream.events.types import Erase, Examples
-from stream.log.memory_log import MemoryLog
 from stream.log.protocol import Record
 from stream.runtime.errors import DataError
-from tests.support.exported_log import PAGES, STEP_MS, T, day_log, erase_in, fill, whole
+from tests.support.exported_log import PAGES, day_log, erase_in, fill, other_log, whole
 from thalweg.exports.export_examples import export_examples
 from thalweg.exports.past import Past, past_of
 
@@ -57,13 +56,22 @@ def test_a_gap_between_files_is_refused(tmp_path: Path) -> None:
         past_of(tmp_path, log)
 
 
+def test_a_record_that_two_files_have_is_refused(tmp_path: Path) -> None:
+    """A copied folder, or a later export beside an earlier one: it would be learned twice."""
+    for log in (day_log(0, 45), day_log()):
+        export_examples(log, tmp_path / str(log.ends(EXAMPLES.name)[0]), None, None)
+    shutil.copytree(tmp_path / "45", tmp_path / "50", dirs_exist_ok=True)
+    with pytest.raises(DataError, match="both have record 40 of `examples`: move one"):
+        past_of(tmp_path / "50", day_log())
+    shutil.copytree(tmp_path / "45" / "day=2023-11-14", tmp_path / "45" / "day=2023-11-14 copy")
+    with pytest.raises(DataError, match="both have record 0 of"):
+        past_of(tmp_path / "45", day_log())
+
+
 def test_files_of_another_log_are_refused(tmp_path: Path) -> None:
     """One that is shorter, and one that had other records at the same offsets."""
     export_examples(day_log(), tmp_path, None, None)
-    clock = count(T + 7, STEP_MS)
-    other = MemoryLog({EXAMPLES.name: 1, ERASED.name: 1}, lambda: next(clock))
-    fill(other, 0, 60)
-    for log in (day_log(0, 49), other):
+    for log in (day_log(0, 49), other_log()):
         with pytest.raises(DataError, match="isn't of this log"):
             past_of(tmp_path, log)
     assert len(all_of(past_of(tmp_path, day_log(0, 60)), 60)) == 60
