@@ -119,7 +119,10 @@ class Backups:
         """Its bytes, verified."""
         raw = self.target.read(blob_path(blob.digest), blob.size)
         if digest_of(raw) != blob.digest:
-            raise BackupError(f"the blob {blob.digest} in {self.target} has other bytes: restore another backup")
+            raise BackupError(
+                f"the blob {blob.digest} in {self.target} has other bytes: restore a backup without it, or "
+                "remove it, and back up again where the learner's disk is still there"
+            )
         return raw
 
     def fetch(self, blobs: list[Blob]) -> Iterator[bytes]:

@@ -128,8 +128,8 @@ def missing_topics(manifest: BackupManifest, existing: Sequence[StoredTopic]) ->
     for topic in manifest.topics:
         if topic.name == EXAMPLES.name and topic.id and topic.name in found and found[topic.name].id == topic.id:
             raise BackupError(
-                f"this Kafka has the topic {topic.name} that the backup is of: it isn't lost, and would be learned again "
-                "from its start; restore without --rebase, or delete all topics first"
+                f"this Kafka has the topic {topic.name} that the backup is of: it isn't lost, and would be learned "
+                "again from its start; restore without --rebase, or delete all topics first"
             )
         if topic.name in found and found[topic.name].partitions != topic.partitions:
             raise BackupError(
