@@ -203,8 +203,8 @@ def _reserve_numbers(
     used = HighWater(found.meta.version, found.meta.token)
     for one in manifest.files:
         if one.path == NUMBERS:
-            with suppress(msgspec.MsgspecError):  # the checkpoint knows them, too
-                stored = msgspec.json.decode(b"".join(backups.fetch(one.blobs)), type=HighWater)
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # the checkpoint knows them, too
+                stored = msgspec.json.decode(b"".join(backups.fetch(one.blobs[:1])), type=HighWater)
                 used = HighWater(max(used.version, stored.version), max(used.token, stored.token))
     since_ms = max(0, now_ms - manifest.created_ms)
     VersionAllocator(folders.numbers).reserve(used.version + since_ms, used.token)

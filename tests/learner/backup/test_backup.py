@@ -153,6 +153,14 @@ def test_version_numbers_go_on_above_all_that_were_used(machine: Machine, tmp_pa
     assert isinstance(used, HighWater)
 
 
+def test_numbers_that_cannot_be_read_stop_no_restore(machine: Machine, tmp_path: Path) -> None:
+    """The checkpoint knows most of them."""
+    machine.folders.numbers.parent.mkdir(parents=True)
+    machine.folders.numbers.write_bytes(b'{"version":"\xff"}')
+    machine.back_up()
+    assert restored(machine, tmp_path / "new").offset == 60
+
+
 def test_pruning_removes_what_no_backup_names(machine: Machine, tmp_path: Path) -> None:
     """Blobs of those that stay are left; each of them can be restored."""
     done = [machine.back_up()]
