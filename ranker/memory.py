@@ -14,7 +14,7 @@ from stream.tables.table_size import WORD, base_bytes, delta_bytes
 PROCESSES: Final = 400_000_000  # the ranker's and its builder's: interpreter, numba, kernels, clients
 ITEMS: Final = 100_000  # described items that are counted
 ITEM: Final = 1_500  # bytes of a described item and its row in the catalogue
-PROFILES: Final = 470_000_000  # the 200,000 users read in the last minute, with histories of 20
+PROFILES: Final = 80_000_000  # read lately: `RecentProfiles` is largest of users without histories or attributes
 INDEX_COPIES: Final = 5  # of items' vectors: the lists of two indices, with the room that they grow by, and the vectors
 REBASE_SHARE: Final = 0.25  # of a base, in a delta: then learners publish a new base
 

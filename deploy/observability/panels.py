@@ -61,7 +61,7 @@ LOOP: Final = Board(
             Panel("Learned and answered", "cps", {
                 "examples learned": rate("thalweg_learner_examples_total"),
                 "replies": rate("thalweg_ranker_replies_total"),
-            }),
+            }, note="A learner that starts again takes its count from its checkpoint: one peak that isn't work."),
             Panel("What became of events", "cps", {"{{outcome}}": rate("thalweg_joiner_outcomes_total", "outcome")}),
             Panel("Open pages", "short", {"pages": "sum(thalweg_joiner_open_pages)"}),
             Panel("Dead letters in 10 minutes", "short",

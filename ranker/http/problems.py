@@ -27,7 +27,7 @@ UNAUTHORIZED: Final = ProblemKind(
     "unauthorized",
     401,
     "No valid token",
-    "send the header Authorization: Bearer TOKEN with a token of the ranker's file",
+    "send the header Authorization: Bearer TOKEN with a token of the file THALWEG_HTTP_TOKENS",
 )
 FORBIDDEN: Final = ProblemKind("forbidden", 403, "The token lacks a scope", "use a token that has the scope")
 NOT_FOUND: Final = ProblemKind("not_found", 404, "There is nothing here", "see /docs for what there is")

@@ -79,7 +79,7 @@ class Tokens:
             if hmac.compare_digest(known, digest):
                 found = caller
         if found is None:
-            raise HttpProblem(UNAUTHORIZED, "the ranker doesn't know this token")
+            raise HttpProblem(UNAUTHORIZED, "this token isn't known here")
         return found
 
     def _refresh(self) -> None:

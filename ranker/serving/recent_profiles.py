@@ -8,7 +8,7 @@ from typing import Final
 from stream.history.profiles import UserProfile
 
 TTL_S: Final = 60.0
-WEIGHT_MAX: Final = 200_000  # users, items of their histories, and attributes, all together
+WEIGHT_MAX: Final = 200_000  # users, items of their histories, attributes and values in their lists, all together
 
 
 class RecentProfiles:
@@ -73,4 +73,6 @@ class RecentProfiles:
 
 
 def _weight(profile: UserProfile) -> int:
-    return 1 + len(profile.history or ()) + len(profile.attributes or ())
+    attributes = profile.attributes or {}
+    in_lists = sum(len(value) for value in attributes.values() if isinstance(value, list))
+    return 1 + len(profile.history or ()) + len(attributes) + in_lists

@@ -50,11 +50,19 @@ def offsets_key(prefix: str = "") -> str:
 class UserWriter:
     """Follows the topic in a thread of its own. `source` opens the log.
 
-    Invalid records are left out and become dead letters, which share a key in their compacted topic.
+    Invalid records are left out and become dead letters, which share a key in their compacted topic; `count_rejected`
+    gets their number.
     """
 
-    def __init__(self, client: Any, source: Callable[[], Log], prefix: str = "") -> None:
+    def __init__(
+        self,
+        client: Any,
+        source: Callable[[], Log],
+        prefix: str = "",
+        count_rejected: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._client, self._source, self._prefix = client, source, prefix
+        self._count_rejected = count_rejected
         self._copied: dict[int, int | None] = {}  # as Redis has it; None: nothing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="users", daemon=True)
@@ -139,4 +147,5 @@ class UserWriter:
                 rejected += 1
         if rejected:
             source.flush()
+            self._count_rejected(rejected)
         return users

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ORGANIC
+from stream.joiner import metrics
 from stream.joiner.assigned_partitions import AssignedPartition
 from stream.joiner.faust_service import JoinerService
 from stream.joiner.kafka_clients import partitions_of
@@ -80,7 +81,9 @@ def open_redis_writers(settings: Settings) -> "tuple[HistoryWriter, UserWriter] 
 
     source = partial(open_log, settings)
     histories = HistoryWriter(connect(settings), settings.topic_prefix, source=source)
-    return histories, UserWriter(connect(settings), source, settings.topic_prefix)
+    return histories, UserWriter(
+        connect(settings), source, settings.topic_prefix, metrics.DEAD_LETTERS.labels("user").inc
+    )
 
 
 def run_joiner(settings: Settings, rules: LabelRules, options: JoinerOptions | None = None) -> None:

@@ -50,12 +50,12 @@ def check_bounds(room: str, spec: Spec, needs: Callable[[Spec], Needs], memory: 
 
     Empty: all fits. Raises SettingsError when the bounds that the spec names can't fit, whatever the others are.
     """
-    named = needs(scaled(spec, 0.0))
-    if named.least > memory:
+    of_named = needs(scaled(spec, 0.0))
+    if of_named.least > memory:
         raise SettingsError(
-            f"by the bounds that the spec names, a {room} takes up to {named.least // MB} MB, and there are "
-            f"{memory // MB} MB (in MB: {named.largest()}): the system would end it before it evicts. Lower "
-            f"{_listed(_named(spec)) or 'nothing: its process alone takes that'}, or raise the container's limit (or "
+            f"by the bounds that the spec names, a {room} takes up to {of_named.least // MB} MB, and there are "
+            f"{memory // MB} MB (in MB: {of_named.largest()}): the system would end it before it evicts. Lower "
+            f"{_listed(named(spec)) or 'nothing: its process alone takes that'}, or raise the container's limit (or "
             "THALWEG_MEMORY_MB, where that is wrong)"
         )
     found = needs(spec)
@@ -63,7 +63,7 @@ def check_bounds(room: str, spec: Spec, needs: Callable[[Spec], Needs], memory: 
         return ""
     scale = _largest_scale(lambda scale: needs(scaled(spec, scale)).most <= memory)
     fitting = scaled(spec, scale)
-    defaults = {name: value for name, value in bounds_of(fitting).items() if name not in _named(spec)}
+    defaults = {name: value for name, value in bounds_of(fitting).items() if name not in named(spec)}
     if found.least <= memory or not defaults or scale == 0.0:
         rare = max(found.now_and_then, key=found.now_and_then.__getitem__)
         return (
@@ -113,8 +113,8 @@ def scaled(spec: Spec, scale: float) -> Spec:
     )
 
 
-def _named(spec: Spec) -> dict[str, int]:
-    """The bounds that aren't defaults."""
+def named(spec: Spec) -> dict[str, int]:
+    """The bounds that the spec names: those that aren't defaults."""
     unnamed = bounds_of(scaled(spec, 0.0))
     return {name: value for name, value in bounds_of(spec).items() if unnamed[name] == value}
 

@@ -15,7 +15,7 @@ from ranker.http.server import HttpServer
 from ranker.http.tokens import Tokens
 from stream.events.named_explanations import DeepTerm, Explanation, ItemExplanation, WideTerm
 from stream.runtime.errors import BadSnapshot
-from thalweg.client.errors import Unreachable
+from thalweg.client.errors import InvalidRequest, Unreachable
 from thalweg.console.app import Served, console_app
 from thalweg.console.board import Board
 
@@ -93,6 +93,8 @@ class FakeConsole:
         self.calls.append(("page", user, k, dict(context)))
         if user == "nobody":
             raise Unreachable("No answer", "it is gone", "start one", type="unreachable")
+        if context.get("hour") == "never":
+            raise InvalidRequest("It is invalid", "hour isn't a number", "correct it", type="invalid", status=400)
         items = [item(name, i + 1) for i, name in enumerate(self.items)]
         page = {
             "user": user, "model": "store", "time_ms": NOW_MS, "version": 7, "version_age_ms": 400,

@@ -16,7 +16,7 @@ import yaml
 
 from learner.memory import learner_needs
 from ranker.memory import ranker_needs
-from stream.runtime.memory import with_joiner_memory
+from stream.runtime.memory import MB, with_joiner_memory
 from stream.runtime.settings import Settings
 from stream.snapshots.redis_client import RedisMemory
 from stream.snapshots.redis_memory import redis_problem
@@ -245,10 +245,10 @@ def test_no_torch_but_in_the_learner() -> None:
     assert with_torch == {"learner"}
     assert {name: extras_of(name) for name in TARGETS} == {
         "joiner": {"joiner"},
-        "learner": {"learner"},
+        "learner": {"learner", "backup"},
         "ranker": {"ranker"},
         "tools": {"tools", "console"},
-        "offline": {"learner", "ranker", "tools", "peers"},
+        "offline": {"learner", "backup", "ranker", "tools", "peers"},
     }
 
 
@@ -302,6 +302,14 @@ def test_limits_are_what_the_rule_wants(name: str) -> None:
     options = dict(pairwise(SERVICES["redis"]["command"][1:]))
     redis = RedisMemory(0, bytes_of(options["--maxmemory"]), options["--maxmemory-policy"])
     assert redis_problem(redis, spec) == ""
+
+
+def test_the_documented_memory_is_the_rules() -> None:
+    """docs/containers.md has the sums for specs/store.toml."""
+    spec, text = load_spec(REPOSITORY / "specs" / "store.toml"), (REPOSITORY / "docs" / "containers.md").read_text()
+    needs, ranker = learner_needs(spec, Settings()), ranker_needs(spec)
+    sums = [f"{size // MB:,}" for size in (needs.least, needs.most, ranker.most)]
+    assert re.findall(r"\*\*([\d,]+)\*\*", text[: text.index("## Kernels")]) == sums
 
 
 def test_small_machines_take_the_shipped_specs() -> None:

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from ranker.http.gate import Gate
 from ranker.http.litestar_problems import framework_response, problem_response
-from ranker.http.problems import NOT_FOUND, SHED, HttpProblem, ProblemKind
+from ranker.http.problems import INVALID, NOT_FOUND, SHED, HttpProblem, ProblemKind
 from ranker.http.routes import id_of
 from ranker.http.tokens import Tokens, require
 from stream.events.types import ID_BYTES_MAX
@@ -38,7 +38,7 @@ CONTEXT: Final = "context."
 USERS: Final = "/api/users/"
 
 UNKNOWN_VERSION: Final = ProblemKind(
-    "unknown_version", 404, "The version can't be served", "choose one that the timeline lists"
+    "unknown_version", 404, "The version can't be served", "choose another one: of older ones not all are kept"
 )
 UNAVAILABLE: Final = ProblemKind(
     "unavailable", 503, "What the console asks doesn't answer", "look at the rooms, then try again"
@@ -87,6 +87,7 @@ def console_app(served: Served, tokens: Tokens, hosts: Iterable[str] = ()) -> Ap
             HttpProblem: problem_response,
             ThalwegError: _our_problem,
             HTTPException: framework_response,
+            RecursionError: _too_deep,
             Exception: _failure,
         },
         request_max_body_size=BODY_BYTES_MAX,
@@ -146,8 +147,9 @@ def _decisions(served: Served, tokens: Tokens) -> list[Any]:
 
     @post("/api/versions/pin", guards=admin, status_code=200, sync_to_thread=True)
     def pin(data: JSONBody[Pin]) -> Response[dict[str, int]]:
-        log.warning("version %d is pinned from the console (0: none)", data.version)
-        return _answer(served.pin(data.version))
+        found = served.pin(data.version)
+        log.warning("pinned from the console (0: none): %s", found)
+        return _answer(found)
 
     @post("/api/versions/roll-back", guards=admin, status_code=200, sync_to_thread=True)
     def roll_back() -> Response[dict[str, int]]:
@@ -180,10 +182,14 @@ def _require_admin(tokens: Tokens, connection: Any, handler: BaseRouteHandler) -
 
 def _our_problem(request: Request[Any, Any, Any], error: ThalwegError) -> Response[bytes]:
     if isinstance(error, ClientError):  # a ranker's own words
-        kind = NOT_FOUND if error.status == 404 else UNAVAILABLE
+        kind = {400: INVALID, 404: NOT_FOUND}.get(error.status, UNAVAILABLE)
         return problem_response(request, HttpProblem(kind, f"{error.what}: {error.why}", remedy=error.remedy))
     kind = UNKNOWN_VERSION if isinstance(error, BadSnapshot) else UNAVAILABLE
     return problem_response(request, HttpProblem(kind, str(error)))
+
+
+def _too_deep(request: Request[Any, Any, Any], _: Exception) -> Response[bytes]:
+    return problem_response(request, HttpProblem(INVALID, "its JSON is nested too deeply"))
 
 
 def _failure(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

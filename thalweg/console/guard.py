@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from ranker.http.problems import UNSUPPORTED, HttpProblem, ProblemKind
 
@@ -84,5 +83,4 @@ def is_own(origin: str, host: str) -> bool:
     >>> is_own("http://evil.example", "127.0.0.1:8088"), is_own("http://127.0.0.1:9", "127.0.0.1:8088")
     (False, False)
     """
-    parts = urlsplit(origin)
-    return parts.scheme in ("http", "https") and parts.netloc.lower() == host
+    return origin.lower() in (f"http://{host}", f"https://{host}")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from stream.events.codec import decode_events
 from stream.events.topics import DEAD_LETTERS, EVENTS
 from stream.events.types import Impression
+from stream.history.erasing import read_erased
 from stream.log.kafka_log import KafkaLog
 from stream.log.log_scan import read_range
 from stream.log.protocol import Log
@@ -66,12 +67,13 @@ def dead_letters_of(log: Log) -> list[dict[str, Any]]:
 
 
 def users_of(log: Log) -> list[str]:
-    """Users of the newest pages in `events`, distinct."""
+    """Users of the newest pages in `events`, distinct; without those who were erased since."""
+    erased = read_erased(log)
     ends, starts = log.ends(EVENTS.name), log.starts(EVENTS.name)
     begin = {partition: max(starts[partition], end - RECORDS) for partition, end in ends.items()}
     found: dict[str, None] = {}
     for record in read_range(log, EVENTS.name, begin, ends):
         for event in decode_events(record.value or b"")[0]:
-            if isinstance(event, Impression):
+            if isinstance(event, Impression) and event.time_ms > erased.get(event.user, -1):
                 found[event.user] = None
     return list(found)[-USERS_MAX:]

@@ -23,6 +23,9 @@ HISTOGRAMS: Final = {  # delays
     "deep": "thalweg_ranker_freshness_deep_seconds",
     "answer": "thalweg_ranker_answer_seconds",
 }
+COUNTED: Final = {metric: name for name, metric in COUNTERS.items()} | {
+    f"{metric}_bucket": name for name, metric in HISTOGRAMS.items()
+}
 LAGS: Final = {
     room: f"{next(iter(topics.values()))}_seconds" for room, topics in status.LAGS.items()
 }  # its first topic's
@@ -31,10 +34,12 @@ FIGURE_METRICS: Final = {f"thalweg_learner_{name}": name for name in FIGURES if 
     "thalweg_learner_predicted_examples": "examples"
 }
 DEAD_LETTERS: Final = tuple(f"thalweg_{room}_dead_letters_total" for room in ("joiner", "learner", "ranker"))
+BAD_ITEMS: Final = "thalweg_ranker_bad_entities_total"  # each ranker reads all items, and counts the same ones
 STALENESS: Final = "thalweg_ranker_staleness_seconds"
 VERSION: Final = "thalweg_ranker_version"
 NAMES: Final = (
-    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, STALENESS, VERSION,
+    *COUNTERS.values(), *HISTOGRAMS.values(), *LAGS.values(), *FIGURE_METRICS, *DEAD_LETTERS, BAD_ITEMS,
+    STALENESS, VERSION,
 )  # fmt: skip
 
 Buckets = Sequence[tuple[float, float]]  # upper bound, observations up to it
@@ -42,18 +47,24 @@ _ByName = Mapping[str, Sequence[Sample]]
 
 
 class LoopState:
-    """Turns readings into the sections of the page, and a point of its plots, at each update."""
+    """Turns readings into the sections of the page, and a point of its plots, at each update.
 
-    def __init__(self) -> None:
-        self._past: deque[tuple[float, dict[str, float]]] = deque()  # cumulative counts by time
+    Rankers may serve other models, too: what has a model's name counts for `model` alone.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._seen: dict[tuple[str, str], tuple[float, dict[str, float]]] = {}  # by instance: when, and its counts
+        self._past: deque[tuple[float, dict[str, float]]] = deque()  # by time: how much counts have grown
 
     def update(self, readings: Sequence[RoomReading], now_s: float) -> tuple[dict[str, Any], list[float | None]]:
         """Sections by name, and a point: events/s, then p50 and p99 of each delay in ms. `now_s` is monotonic."""
         by_name: defaultdict[str, list[Sample]] = defaultdict(list)
         for reading in readings:
             for sample in reading.samples:
-                by_name[sample.name].append(sample)
-        self._remember(by_name, now_s)
+                if sample.labels.get("model", self._model) == self._model:
+                    by_name[sample.name].append(sample)
+        self._remember(readings, now_s)
         rankers = sum(one.room == "ranker" and one.state != "gone" for one in readings)
         rates = self._rates(now_s)
         rates["versions"] = significant(rates["versions"] / max(1, rankers))
@@ -67,17 +78,25 @@ class LoopState:
             "model": _figures(by_name) | {"staleness_s": significant(staleness_s)},
             "live": sorted({int(one.value) for one in by_name[VERSION]}),
             "slices": slices_of(by_name),
-            "dead": int(sum(_total(by_name[name]) for name in DEAD_LETTERS)),
+            "dead": int(sum(_total(by_name[name]) for name in DEAD_LETTERS) + _greatest(by_name[BAD_ITEMS])),
         }  # fmt: skip
         return sections, [rates["events"], *(value for delay in delays.values() for value in delay)]
 
-    def _remember(self, by_name: _ByName, now_s: float) -> None:
-        counts = {name: _total(by_name.get(metric, ())) for name, metric in COUNTERS.items()}
-        for name, metric in HISTOGRAMS.items():
-            for one in by_name.get(f"{metric}_bucket", ()):
-                key = f"{name} {one.labels['le']}"
-                counts[key] = counts.get(key, 0.0) + one.value
-        self._past.append((now_s, counts))
+    def _remember(self, readings: Sequence[RoomReading], now_s: float) -> None:
+        """Each instance grows by itself: one that comes, goes or starts again takes nothing from the others.
+
+        What it counted before it was seen, or while it wasn't for long, isn't growth of now.
+        """
+        self._seen = {instance: seen for instance, seen in self._seen.items() if now_s - seen[0] <= DELAY_S}
+        grown = dict(self._past[-1][1]) if self._past else {}
+        for reading in (one for one in readings if one.samples):
+            instance, counts = (reading.room, reading.worker), _counts(reading.samples)
+            _, before = self._seen.get(instance, (now_s, counts))
+            self._seen[instance] = now_s, counts
+            for name, count in counts.items():
+                had = before.get(name, 0.0)
+                grown[name] = grown.get(name, 0.0) + (count - had if count >= had else count)
+        self._past.append((now_s, grown))
         while len(self._past) > 2 and self._past[1][0] <= now_s - DELAY_S:
             self._past.popleft()
 
@@ -91,7 +110,8 @@ class LoopState:
         after = self._past[-1][1]
         took_s = now_s - then_s
         return {
-            name: significant(max(0.0, after[name] - before[name]) / took_s) if took_s > 0 else 0.0 for name in COUNTERS
+            name: significant((after.get(name, 0.0) - before.get(name, 0.0)) / took_s) if took_s > 0 else 0.0
+            for name in COUNTERS
         }
 
     def _delay_ms(self, name: str, now_s: float) -> list[float | None]:
@@ -103,6 +123,16 @@ class LoopState:
         )
         found = (quantile(buckets, q) for q in (0.5, 0.99))
         return [None if seconds is None else significant(seconds * 1e3) for seconds in found]
+
+
+def _counts(samples: Iterable[Sample]) -> dict[str, float]:
+    """What an instance counts that rates and delays come from: by name; of histograms by name and bound."""
+    counts: dict[str, float] = {}
+    for one in samples:
+        if name := COUNTED.get(one.name):
+            key = f"{name} {one.labels['le']}" if "le" in one.labels else name
+            counts[key] = counts.get(key, 0.0) + one.value
+    return counts
 
 
 def quantile(buckets: Buckets, q: float) -> float | None:

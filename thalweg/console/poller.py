@@ -22,6 +22,7 @@ class Poller:
 
     def __init__(
         self,
+        model: str,
         rooms: RoomReader,
         versions: VersionLog,
         board: Board,
@@ -30,7 +31,7 @@ class Poller:
     ) -> None:
         self._rooms, self._versions, self._board = rooms, versions, board
         self._clock_s, self._now_ms = clock_s, now_ms
-        self._loop = LoopState()
+        self._loop = LoopState(model)
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
         self.ranker = ""  # where one answers over HTTP

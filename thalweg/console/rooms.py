@@ -76,9 +76,13 @@ def parse_rooms(text: str) -> list[RoomAddress]:
     found = []
     for part in filter(None, (one.strip() for one in text.split(","))):
         room, equals, address = part.partition("=")
-        if room not in ROOMS or not equals:
-            raise SettingsError(f"--rooms takes ROOM=HOST:PORT, ROOM one of {', '.join(ROOMS)}; not {part!r}")
-        found.append(RoomAddress(room, *parse_address(address)))
+        try:
+            if room not in ROOMS or not equals:
+                raise SettingsError(part)
+            found.append(RoomAddress(room, *parse_address(address)))
+        except SettingsError:
+            text = f"--rooms takes ROOM=HOST:PORT, ROOM one of {', '.join(ROOMS)}; not {part!r}"
+            raise SettingsError(text) from None
     return found
 
 
@@ -87,8 +91,8 @@ def _instances(address: RoomAddress) -> list[Service]:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    hosts = sorted({str(one[4][0]) for one in found})
-    return [Service(address.room, host, 0, f"[{host}]" if ":" in host else host, address.port) for host in hosts]
+    hosts = sorted({f"[{host}]" if ":" in host else host for host in (str(one[4][0]) for one in found)})
+    return [Service(address.room, f"{host}:{address.port}", 0, host, address.port) for host in hosts]
 
 
 def _read(service: Service, names: tuple[str, ...]) -> RoomReading:

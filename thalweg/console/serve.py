@@ -72,7 +72,7 @@ def serving(settings: Settings, options: ConsoleOptions) -> Iterator[str]:
         quarantine = settings.local / "quarantine" / f"{settings.topic_prefix}{options.model}"
         versions = VersionLog(store, quarantine, now_ms)
         reader = RoomReader(settings.local, options.rooms, (*LOOP_NAMES, *VERSION_NAMES))
-        with closing(Poller(reader, versions, board, time.monotonic, now_ms)) as poller:
+        with closing(Poller(options.model, reader, versions, board, time.monotonic, now_ms)) as poller:
             users = UserPages(settings, options.model, lambda: options.ranker or poller.ranker)
             served = _served(settings, options, board, store, users, tail)
             config = {"model": options.model, "demo": options.is_demo, "context": options.context}

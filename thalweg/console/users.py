@@ -76,6 +76,8 @@ class UserPages:
                 body = answer.json() if answer.status_code == 200 else {}
             except (httpx.RequestError, ValueError):
                 return ""
+            if answer.status_code not in (200, 404):
+                return ""  # it may say so later
             self._remember(item, str(body.get("title", "")))
         return self._titles[item]
 

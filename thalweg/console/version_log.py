@@ -52,21 +52,22 @@ class VersionLog:
     def _published(self, head: int) -> list[dict[str, Any]]:
         if head == self._head:
             return []
-        is_first, self._head = not self._head, head
-        wanted = [one for one in self._store.versions() if one <= head][-SEEDED:] if is_first else [head]
+        wanted = [head] if self._head else [one for one in self._store.versions() if one <= head][-SEEDED:]
         entries = []
         for version in filter(None, wanted):
             try:
                 entries.append(published(self._store.manifest(version)))
             except BadSnapshot:  # it was collected meanwhile, or is damaged, which its rankers say
                 continue
+        self._head = head
         return entries
 
     def _decided(self, version: int, number: int) -> list[dict[str, Any]]:
         before, self._decision = self._decision, (version, number)
         if before == self._decision or (before is None and not version):
             return []
-        return [{"kind": "pinned" if version else "unpinned", "version": version, "time_ms": self._now_ms()}]
+        time_ms = number // 1000 or self._now_ms()  # the store's clock in µs; a wiped one has none
+        return [{"kind": "pinned" if version else "unpinned", "version": version, "time_ms": time_ms}]
 
     def _refusals(self, readings: Sequence[RoomReading]) -> list[dict[str, Any]]:
         counts: dict[str, float] = {}

@@ -7,18 +7,16 @@ taken as equally likely. Popularity makes fewer of it, so these are upper estima
 
 import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from stream.spec.bounds import bounds_of
+from stream.spec.bounds import LEAST, bounds_of, named
 from stream.spec.spec import Spec
 from stream.spec.statistic_kinds import kind_of
 from stream.spec.values import duration_ms
 from thalweg.sizing.load import Load
 from thalweg.sizing.work import deep_lists, product
-
-LEAST: Final = 1_000  # of a bound
 
 
 class Keys(NamedTuple):
@@ -51,8 +49,10 @@ def keys_of(spec: Spec, load: Load, seconds: float) -> dict[str, Keys]:
 
 
 def bounded(spec: Spec, keys: dict[str, Keys]) -> Spec:
-    """The spec with what is kept as its bounds: what its tables take is what they take at these."""
-    kept = {name: max(LEAST, one.kept) for name, one in keys.items()}
+    """The spec with what is kept in place of default bounds. Those that it names stay: rooms count them at their start,
+    and refuse less memory.
+    """
+    kept = {name: max(LEAST, one.kept) for name, one in keys.items() if name not in named(spec)}
 
     def of(name: str, value: int) -> int:
         return kept.get(name, value)

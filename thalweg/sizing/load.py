@@ -50,7 +50,7 @@ class Load:
     @property
     def history(self) -> float:
         """Items of a user's history in Redis, which has more than a page takes of it."""
-        return min(MEMBERS_MAX, self.installs_per_user)
+        return min(MEMBERS_MAX, self.items, self.installs_per_user)
 
     @property
     def seconds(self) -> float:
@@ -74,7 +74,7 @@ class Load:
             return self.lengths[column]
         one = spec.columns()[column]
         if one.of:
-            return max(1.0, min(one.last, self.installs_per_user))
+            return max(1.0, min(one.last, self.history))
         return LENGTH if one.type == "categories" else 1.0
 
     def unknown(self, spec: Spec) -> list[str]:

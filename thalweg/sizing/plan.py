@@ -1,15 +1,16 @@
 """Processes, cores, memory, disk and network of each room for a load."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from learner.memory import learner_needs
-from ranker.memory import ranker_needs
-from stream.events.topics import EVENTS, EXAMPLES
+from ranker.memory import ITEMS, ranker_needs
 from stream.joiner.assigned_partitions import PROCESS_BYTES
 from stream.joiner.kernels.pages import page_bytes
 from stream.joiner.label_rules import label_rules
+from stream.log.replication import REPLICAS
 from stream.runtime.memory import JOINER_MB_MIN, JOINER_SHARE, MB
 from stream.runtime.settings import Settings
 from stream.snapshots.part_sizes import base_bytes_of, part_sizes
@@ -21,6 +22,7 @@ from thalweg.sizing import costs, wire
 from thalweg.sizing.keys import Keys, bounded, keys_of
 from thalweg.sizing.load import Load
 from thalweg.sizing.work import Work, layers, work_of
+from thalweg.text.retention import DAY_MS, needed_ms
 
 RANKERS_MIN: Final = 2  # one may fail
 BROKER_CORES: Final = 4  # of one broker, at most
@@ -69,12 +71,13 @@ class Plan(NamedTuple):
     event_bytes: float
     open_pages: int
     replication: int
+    events_days: int
 
 
 def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
     """The rooms for a load. Raises SpecError."""
     learner_pages_s = pages_s_of_learner(spec, load)
-    models = math.ceil(load.pages_s / learner_pages_s)
+    models = _models(spec, load, settings)
     part = wire.share_of(load, models)
     keys = keys_of(spec, part, part.seconds)
     fitting = bounded(spec, keys)
@@ -97,8 +100,22 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
         request_us=request_us(spec),
         event_bytes=wire.event_bytes(spec, load),
         open_pages=models * open_pages,
-        replication=settings.replication,
+        replication=settings.replication or REPLICAS,
+        events_days=_events_days(spec, settings),
     )
+
+
+def _models(spec: Spec, load: Load, settings: Settings) -> int:
+    """As few as one learner and one Redis, which has one thread, can serve each."""
+
+    def redis_serves(models: int) -> bool:
+        part = wire.share_of(load, models)
+        return _redis(spec, part, settings, _rankers(spec, part)).cores <= 1
+
+    least = most = math.ceil(load.pages_s / pages_s_of_learner(spec, load))
+    while not redis_serves(most) and load.pages_s > most:
+        most *= 2
+    return bisect_left(range(most), True, lo=least, key=redis_serves)
 
 
 def example_us(spec: Spec, load: Load) -> float:
@@ -154,7 +171,7 @@ def _rankers(spec: Spec, load: Load) -> Room:
     processes = max(RANKERS_MIN, math.ceil(busy))
     versions_s = 1_000 / duration_ms(spec.publish.every)
     cores = max(busy, processes) + processes * versions_s * costs.VERSION_US / 1e6
-    memory = ranker_needs(spec, load.items).most
+    memory = ranker_needs(spec, max(ITEMS, load.items)).most
     answers = wire.event_bytes(spec, load) * load.pages_s
     bytes_s = version_bytes_s(spec, load) * processes
     return Room("ranker", processes, cores, memory, processes * base_bytes_of(spec), bytes_s, answers)
@@ -162,9 +179,9 @@ def _rankers(spec: Spec, load: Load) -> Room:
 
 def _kafka(spec: Spec, load: Load, settings: Settings) -> Room:
     """Producers' pages and labels' pages, each read once; replicas are further brokers."""
-    copies = settings.replication
+    copies = settings.replication or REPLICAS
     events, examples = (of(spec, load) * load.pages_s for of in (wire.event_bytes, wire.example_bytes))
-    retained = events * EVENTS.retention_ms + examples * EXAMPLES.retention_ms
+    retained = DAY_MS * (events * _events_days(spec, settings) + examples * settings.examples_days)
     written, sent = copies * (events + examples), copies * (events + examples)
     cores = (written + sent) / costs.BROKER_BYTES_S / costs.USED
     brokers = max(copies, math.ceil(cores / BROKER_CORES))
@@ -173,9 +190,14 @@ def _kafka(spec: Spec, load: Load, settings: Settings) -> Room:
     )
 
 
+def _events_days(spec: Spec, settings: Settings) -> int:
+    """How long Kafka keeps pages: as set, and as long as a joiner needs them."""
+    return max(settings.events_days, needed_ms(label_rules(spec)) // DAY_MS + 1)
+
+
 def _redis(spec: Spec, load: Load, settings: Settings, rankers: Room) -> Room:
     memory = profile_bytes(load) + versions_bytes(spec, load, settings)
-    profiles = load.pages_s * user_bytes(load.history)
+    profiles = load.pages_s * (costs.USER_BYTES + costs.HISTORY_ITEM_BYTES * load.history)
     bytes_s = rankers.in_bytes_s + profiles
     cores = (load.pages_s * costs.READ_US / 1e6 + bytes_s / costs.REDIS_BYTES_S) / costs.USED
     return Room("Redis", 1, max(1.0, cores), int(memory), 0, version_bytes_s(spec, load), bytes_s)

@@ -1,4 +1,4 @@
-"""A plan for a person and as flat figures: rooms, tables, machines, what limits first."""
+"""A plan for a person and as flat figures: rooms, tables, machines, what limits."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,14 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from stream.joiner.label_rules import label_rules
 from stream.runtime.memory import JOINER_MB_MAX, JOINER_SHARE, MB
+from stream.spec.bounds import LEAST, named
 from stream.spec.spec import Spec
 from thalweg.sizing.costs import PACKED_ITEMS
 from thalweg.sizing.load import LENGTH, VALUES, Load
 from thalweg.sizing.plan import Plan, pages_s_of_learner
+from thalweg.text.retention import DAY_MS, needed_ms
 
 GB: Final = 1_000_000_000
 GIGABIT_S: Final = 125_000_000  # bytes: what one network card sends
@@ -71,14 +74,13 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
     way_out = pages_s_of_learner(sampled, load)
     of = {room.name: room for room in plan.rooms}
     found = [
-        f"first limit: one learner learns a model, here {plan.learner_pages_s:,.0f} pages/s at half of a core "
+        f"one learner learns a model, here {plan.learner_pages_s:,.0f} pages/s at half of a core "
         f"({plan.example_us:.1f} µs an example); {way_out:,.0f} with label.sample_negatives = {SAMPLED}"
     ]
     if plan.models > 1:
         found.append(
-            f"{load.pages_s:,.0f} pages/s are more: the rooms are those of {plan.models} models, each of a part of the "
-            "users (by country, say), with a Redis and a THALWEG_TOPIC_PREFIX of its own; or sample "
-            "negatives, or make the tower smaller"
+            f"{load.pages_s:,.0f} pages/s are more than {_limit(load, plan)}: the rooms are those of {plan.models} "
+            "models, each of a part of the users (by country, say), with a Redis and a THALWEG_TOPIC_PREFIX of its own"
         )
     found += [
         f"{name}: {keys.made:,} keys come up in {load.days:g} days, of which the {keys.bound:,} last seen are kept"
@@ -95,12 +97,20 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
             f"histories of {load.history:,.0f} items: Redis packs up to {PACKED_ITEMS}, and longer ones take "
             "four times as much; raise its zset-max-listpack-entries to 1024"
         )
-    joiner_mb = of["joiner"].memory_each * JOINER_SHARE / MB
+    unnamed = {name: keys for name, keys in plan.keys.items() if name not in named(spec) and keys.kept < keys.bound}
+    if unnamed:
+        names = ", ".join(f"{name} = {max(LEAST, keys.kept):_}" for name, keys in unnamed.items())
+        found.append(f"memory is counted for these bounds, not for defaults, of which rooms warn: name {names}")
+    joiner_mb = math.floor(of["joiner"].memory_each * JOINER_SHARE / MB)
     if joiner_mb > JOINER_MB_MAX:
-        found.append(f"a joiner takes {joiner_mb:,.0f} MB of open pages: set THALWEG_JOINER_MEMORY_MB")
+        found.append(f"a joiner takes more than by default: set THALWEG_JOINER_MEMORY_MB={joiner_mb}")
+    if needed_ms(label_rules(spec)) >= (plan.events_days - 1) * DAY_MS:
+        found.append(
+            f"joiners need pages for {plan.events_days} days by label.window: set THALWEG_EVENTS_DAYS so, at least"
+        )
     found += [
         f"a process of {room.name} takes {_gb(room.memory_each)} GB, and a machine has {machine.memory // GB}: take a "
-        "larger one for it"
+        f"larger one for it{', or more joiners' if room.name == 'joiner' else ''}"
         for room in plan.rooms
         if room.memory_each > machine.memory
     ]
@@ -112,6 +122,12 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
     return found
 
 
+def _limit(load: Load, plan: Plan) -> str:
+    if plan.models > math.ceil(load.pages_s / plan.learner_pages_s):
+        return "one Redis serves by half of its one thread, versions to each ranker most of all"
+    return "that; or sample negatives, or make the tower smaller"
+
+
 def report(spec: Spec, load: Load, plan: Plan, machine: Machine) -> Group:
     """Tables and findings."""
     title = (
@@ -120,7 +136,7 @@ def report(spec: Spec, load: Load, plan: Plan, machine: Machine) -> Group:
     )
     summary = (
         f"{machines(plan, machine)} machines of {machine.cores} cores and {machine.memory // GB} GB; "
-        f"{plan.partitions} partitions of `events`; {plan.open_pages:,} open pages; a page is "
+        f"THALWEG_PARTITIONS={plan.partitions}; {plan.open_pages:,} open pages; a page is "
         f"{plan.event_bytes:,.0f} bytes in `events`; a request takes {plan.request_us / 1_000:.2f} ms of a core"
     )
     lines = [summary, *findings(spec, load, plan, machine)]
@@ -144,4 +160,5 @@ def figures(load: Load, plan: Plan, machine: Machine) -> Mapping[str, float]:
 
 
 def _gb(size: int) -> str:
-    return f"{size / GB:,.1f}"
+    """Rounded up: less may be refused."""
+    return f"{math.ceil(10 * size / GB) / 10:,.1f}"

@@ -1,7 +1,7 @@
 """The copy of users' attributes in Redis."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 import redis
@@ -136,8 +136,10 @@ def test_bad_records_become_dead_letters(cache: redis.Redis, source: MemoryLog, 
     source.send(USERS.name, 0, b"\xc1 no user", b"x")
     source.send(USERS.name, 0, None, b"\xff")
     put(source, "u", 1.0)
-    with copying(cache, source, topic_prefix):
+    counted: list[int] = []
+    with closing(UserWriter(cache, lambda: source, topic_prefix, counted.append)):
         wait_until(lambda: attributes(cache, topic_prefix, "u") == [{"age": 1.0}])
+    assert sum(counted) == 2
     records = source.reader(USERS_DLQ.name, {0: 0}).poll(0)
     letters = {record.key: decode_entity(record.value or b"", DeadLetter) for record in records}
     assert {key: (one.original, one.topic) for key, one in letters.items()} == {

@@ -58,7 +58,7 @@ def test_without_tokens_it_only_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://console.example.evil"]
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://console.example.evil", "http://[", ""]
 )
 def test_a_foreign_origin_is_refused(console: FakeConsole, origin: str) -> None:
     """A page of another site neither decides, installs, nor reads; it's 403 whatever token it has."""
@@ -106,7 +106,7 @@ def test_a_body_is_json(console: FakeConsole, form: str) -> None:
     assert not decided(console)
 
 
-@pytest.mark.parametrize("body", [b"{", b'{"version":-1}', b'{"version":6,"more":1}', b"[]"])
+@pytest.mark.parametrize("body", [b"{", b'{"version":-1}', b'{"version":6,"more":1}', b"[]", b"[" * 9999])
 def test_a_bad_body_is_refused(console: FakeConsole, body: bytes) -> None:
     """400, and nothing is decided."""
     headers = {"content-type": "application/json", **ADMIN}
@@ -124,12 +124,22 @@ def test_a_body_is_bounded(console: FakeConsole) -> None:
     assert not decided(console)
 
 
-def test_a_version_that_is_unknown(console: FakeConsole) -> None:
-    """404 with the store's own words."""
+def test_a_version_that_is_unknown(console: FakeConsole, caplog: pytest.LogCaptureFixture) -> None:
+    """404 with the store's own words; the log doesn't say that it was pinned."""
     answer = console.client.post("/api/versions/pin", json={"version": 99}, headers=ADMIN)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
     assert "version 99" in answer.json()["detail"]
+    assert "pinned" not in caplog.text
+    console.client.post("/api/versions/pin", json={"version": 6}, headers=ADMIN)
+    assert "pinned" in caplog.text
+
+
+def test_what_a_ranker_calls_invalid_is_invalid(console: FakeConsole) -> None:
+    """400, not that it doesn't answer."""
+    answer = console.client.get("/api/users/ann?context.hour=never")
+    assert answer.status_code == 400
+    assert "hour" in answer.json()["detail"]
 
 
 def test_installs_are_for_demos(tmp_path: Path) -> None:

@@ -130,6 +130,23 @@ def test_pinning_takes_a_token_and_a_confirmation(page: Page, console: FakeConso
     assert ("roll back",) in console.calls
 
 
+def test_a_token_that_is_none_locks_again(browser: Browser, console: FakeConsole) -> None:
+    """Enter takes what was typed; once the server says that it's no token, another can be entered."""
+    opened = browser.new_page()
+    opened.goto(console.url)
+    opened.get_by_role("button", name="Read-only").click()
+    opened.get_by_label("Token").fill("mistyped-mistyped")
+    opened.keyboard.press("Enter")
+    expect(opened.get_by_role("button", name="Lock", exact=True)).to_be_visible()
+    opened.get_by_role("button", name="Roll back…").click()
+    opened.get_by_role("button", name="Roll back", exact=True).click()
+    expect(opened.locator("#said")).to_contain_text("No valid token")
+    expect(opened.get_by_role("button", name="Read-only")).to_be_visible()
+    assert console.calls == []
+    unlock(opened)
+    opened.close()
+
+
 def test_a_user_s_page_is_explained(page: Page, console: FakeConsole) -> None:
     """Titles, probabilities, sources, boosts, parts of the logit, terms; the history; what rules removed."""
     find(page, "ann/1 ü")

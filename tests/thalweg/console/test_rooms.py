@@ -72,10 +72,11 @@ def test_rooms_elsewhere_are_read_at_their_addresses(settings: Settings) -> None
         addresses = [RoomAddress("ranker", "127.0.0.1", health.port), RoomAddress("joiner", "no-such-host.invalid", 1)]
         with closing(RoomReader(settings.local, addresses)) as reader:
             assert states(reader) == {"ranker": "up", "joiner": "gone", "learner": "gone"}
+            assert reader.read()[0].worker == f"127.0.0.1:{health.port}", "two of a host are told apart"
 
 
 @pytest.mark.parametrize("text", ["ranker", "kitchen=a:1", "ranker=a", "ranker=a:b"])
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     """The error says what an address is like."""
-    with pytest.raises(SettingsError, match="HOST:PORT"):
+    with pytest.raises(SettingsError, match="--rooms takes ROOM=HOST:PORT"):
         parse_rooms(text)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
+from stream.runtime.errors import StoreUnavailable
 from stream.snapshots.memory_store import MemoryStore
 from tests.support.small_versions import publish
 from thalweg.console.rooms import RoomReading
@@ -27,6 +28,18 @@ def store() -> MemoryStore:
 def follow(store: MemoryStore, quarantine: Path | None = None) -> VersionLog:
     """A log whose clock stands at 5 ms."""
     return VersionLog(store, quarantine, lambda: 5)
+
+
+class Failing(MemoryStore):
+    """Goes away between two questions, until `is_listing`."""
+
+    is_listing = False
+
+    def versions(self) -> list[int]:
+        """Raises StoreUnavailable."""
+        if not self.is_listing:
+            raise StoreUnavailable("it went away")
+        return super().versions()
 
 
 def fill(store: MemoryStore, *versions: int) -> None:
@@ -96,6 +109,24 @@ def test_a_learner_that_is_gone_refuses_nothing(store: MemoryStore) -> None:
     for readings in ([], learner(spread=0), learner(spread=0)):
         assert log.update(readings)[1] == []
     assert log.update(learner(spread=1))[1][0]["count"] == 1
+
+
+def test_a_store_that_goes_away_while_it_is_read_is_read_again() -> None:
+    """The first list of versions isn't lost."""
+    store = Failing("m")
+    fill(store, 1, 2)
+    log = follow(store)
+    assert "error" in log.update(learner())[0]
+    store.is_listing = True
+    assert [one["version"] for one in log.update(learner())[1]] == [1, 2]
+
+
+def test_a_pin_has_the_time_at_which_it_was_made() -> None:
+    """Also when the console began long after it."""
+    store = MemoryStore("m", now_us=lambda: 7_000_000)
+    fill(store, 1)
+    store.pin(1)
+    assert follow(store).update(learner())[1][-1]["time_ms"] == 7_000
 
 
 def test_a_store_that_is_gone_is_said(store: MemoryStore) -> None:

@@ -1,7 +1,7 @@
 // The page: takes frames from the stream and gives each part what is its own.
 
 import { byId, fixed, make, number, say, seldom, set, duration, toast } from "./dom.js";
-import { hasToken, setToken, watch } from "./server.js";
+import { hasToken, onToken, setToken, watch } from "./server.js";
 import { sayLoop, showLoop } from "./loop.js";
 import { Plots } from "./plots.js";
 import { Versions } from "./versions.js";
@@ -131,17 +131,17 @@ function setUpToken() {
   const dialog = byId("token-dialog");
   const label = () => say(byId("unlock"), hasToken() ? "Lock" : "Read-only");
   byId("unlock").addEventListener("click", () => {
-    if (!hasToken()) { dialog.showModal(); return; }
-    setToken("");
-    label();
+    if (hasToken()) setToken("");
+    else dialog.showModal();
   });
+  byId("token-no").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
     if (dialog.returnValue === "yes") setToken(byId("token").value);
     byId("token").value = "";
     dialog.returnValue = "";
-    label();
-    if (hasToken()) toast("Pinning is unlocked until this page is closed.");
+    if (hasToken()) toast("Decisions are sent with this token until the page is closed.");
   });
+  onToken(label);
 }
 
 setUpTabs();

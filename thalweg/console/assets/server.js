@@ -1,9 +1,11 @@
 // What the page asks of its server: the stream, and single questions. The admin token lives in this module alone.
 
 let token = "";
+let heard = () => {};
 
 export const hasToken = () => token !== "";
-export const setToken = (value) => { token = value.trim(); };
+export const setToken = (value) => { token = value.trim(); heard(); };
+export const onToken = (call) => { heard = call; };
 
 async function answered(response) {
   const body = await response.json().catch(() => ({}));
@@ -19,7 +21,9 @@ export const ask = async (path) => answered(await fetch(path, { credentials: "om
 export async function send(path, body, withToken = true) {
   const headers = { "Content-Type": "application/json" };
   if (withToken && token) headers.Authorization = `Bearer ${token}`;
-  return answered(await fetch(path, { method: "POST", credentials: "omit", headers, body: JSON.stringify(body) }));
+  const response = await fetch(path, { method: "POST", credentials: "omit", headers, body: JSON.stringify(body) });
+  if (withToken && response.status === 401) setToken(""); // it isn't one: another can be entered
+  return answered(response);
 }
 
 // Watches while the page is visible. `take(name, data)` gets frames, `state(text)` the connection's state.

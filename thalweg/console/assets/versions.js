@@ -28,7 +28,7 @@ export class Versions {
 
   showServing(sections) {
     const { head = 0, pinned = 0, error } = sections.versions ?? {};
-    const serving = pinned ? `Version ${pinned} is pinned; the newest is ${head}.` : head ? `Rankers follow the newest version, ${head}.` : "Nothing is published yet.";
+    const serving = pinned ? `Version ${pinned} is pinned; the newest is ${head}.` : head ? `Rankers follow the newest version, ${head}.` : `Nothing of ${sections.config?.model} is published yet.`;
     say(byId("serving"), error ?? serving);
     byId("unpin").hidden = !pinned;
   }
