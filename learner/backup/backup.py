@@ -41,13 +41,15 @@ def back_up(
                 topics = list(describe())
                 is_same_log = before is not None and before.log_ms == state.meta.log_ms
                 records = _records(log, earlier if is_same_log else [], writer)
+            # Backups are in the order of their times: also where a clock is behind the one before.
+            created_ms = max(now_ms(), before.created_ms + 1 if before else 0)
+            manifest = BackupManifest(
+                model, created_ms, max(state.meta.offset, 0), state.meta.examples, state.checkpoint, files, topics,
+                records, state.meta.log_ms,
+            )  # fmt: skip
+            return Written(backups.add(manifest, writer), manifest, writer.blobs, writer.bytes)
     except OSError as error:
         raise BackupError(f"the learner's files can't be read: {error}; check the disk and your rights") from error
-    manifest = BackupManifest(
-        model, now_ms(), max(state.meta.offset, 0), state.meta.examples, state.checkpoint, files, topics, records,
-        state.meta.log_ms,
-    )  # fmt: skip
-    return Written(backups.add(manifest), manifest, writer.blobs, writer.bytes)
 
 
 def _records(log: Log, earlier: list[StoredRecords], writer: BlobWriter) -> list[StoredRecords]:

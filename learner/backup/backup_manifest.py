@@ -51,12 +51,16 @@ class StoredFile(msgspec.Struct, frozen=True):
 
 
 class StoredTopic(msgspec.Struct, frozen=True):
-    """A topic as the broker had it; the name is without prefix. `config`: the settings that aren't the broker's."""
+    """A topic as the broker had it; the name is without prefix. `config`: the settings that aren't the broker's.
+
+    `id`: the broker's; a topic that is created again has another one.
+    """
 
     name: str
     partitions: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
     replication: Annotated[int, msgspec.Meta(ge=1, le=100)]
     config: dict[str, str] = {}
+    id: str = ""
 
 
 class StoredRecords(msgspec.Struct, frozen=True):

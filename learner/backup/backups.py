@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 from uuid import uuid4
@@ -24,7 +24,8 @@ from stream.runtime.errors import BackupError
 
 THREADS: Final = 4  # that transfer blobs
 WRITE, PRUNE = "write", "prune"
-LOCK_MS: Final = 6 * 3_600_000  # a lock of a process that was killed ends after this time
+LOCK_MS: Final = {WRITE: 6 * 3_600_000, PRUNE: 1_800_000}  # a lock of a process that was killed ends after this time
+PRUNE_MS: Final = 300_000  # removing stops, the next time goes on
 log = structlog.get_logger("backup")
 
 
@@ -48,6 +49,7 @@ class BlobWriter:
         self._target, self._pool = target, pool
         self._sizes = target.sizes("blobs")
         self._room = threading.Semaphore(2 * THREADS)  # blobs in memory
+        self._transfers: list[Future[None]] = []
         self._failure: Exception | None = None
         self.bytes = self.blobs = 0  # written
 
@@ -62,10 +64,15 @@ class BlobWriter:
         if not self.has(blob):
             self._sizes[blob.digest] = blob.size
             self._room.acquire()
-            self._pool.submit(self._write, blob, raw)
+            self._transfers.append(self._pool.submit(self._write, blob, raw))
             self.bytes, self.blobs = self.bytes + blob.size, self.blobs + 1
         self.check()
         return blob
+
+    def wait(self) -> None:
+        """Until all blobs are written. Raises the failure of a transfer."""
+        wait(self._transfers)
+        self.check()
 
     def check(self) -> None:
         """Raises the failure of a transfer."""
@@ -76,7 +83,7 @@ class BlobWriter:
         try:
             if self._failure is None:
                 self._target.write(blob_path(blob.digest), raw)
-        except BackupError as error:
+        except Exception as error:  # noqa: BLE001  # `check` raises it
             self._failure = error
         finally:
             self._room.release()
@@ -96,20 +103,26 @@ class Backups:
         """The backup of this id, verified."""
         return decode_backup(name, self.target.read(f"backups/{name}", MANIFEST_BYTES_MAX))
 
-    def newest(self) -> BackupManifest | None:
-        """The newest that can be read; None without one."""
+    def readable(self) -> Iterator[tuple[str, BackupManifest]]:
+        """Those that can be read, by their ids, the newest first."""
         for name in reversed(self.ids()):
             try:
-                return self.read(name)
+                yield name, self.read(name)
             except BackupError as error:
                 log.warning("a backup is passed over", backup=name, reason=str(error))
-        return None
+
+    def newest(self) -> BackupManifest | None:
+        """The newest that can be read; None without one."""
+        return next((one for _, one in self.readable()), None)
 
     def blob(self, blob: Blob) -> bytes:
         """Its bytes, verified."""
         raw = self.target.read(blob_path(blob.digest), blob.size)
         if digest_of(raw) != blob.digest:
-            raise BackupError(f"the blob {blob.digest} in {self.target} has other bytes: restore another backup")
+            raise BackupError(
+                f"the blob {blob.digest} in {self.target} has other bytes: restore a backup without it, or "
+                "remove it, and back up again where the learner's disk is still there"
+            )
         return raw
 
     def fetch(self, blobs: list[Blob]) -> Iterator[bytes]:
@@ -124,15 +137,13 @@ class Backups:
 
     @contextmanager
     def writing(self) -> Iterator[BlobWriter]:
-        """While this runs, no blob is removed. At its end all blobs are written, or it raises BackupError."""
-        with self._locked(WRITE, but=PRUNE):
-            with ThreadPoolExecutor(THREADS, "backup") as pool:
-                writer = BlobWriter(self.target, pool)
-                yield writer
-            writer.check()
+        """While this runs, no blob is removed."""
+        with self._locked(WRITE, but=PRUNE), ThreadPoolExecutor(THREADS, "backup") as pool:
+            yield BlobWriter(self.target, pool)
 
-    def add(self, manifest: BackupManifest) -> str:
-        """Write a backup whose blobs are all written; returns its id."""
+    def add(self, manifest: BackupManifest, writer: BlobWriter) -> str:
+        """Wait until all its blobs are written, then write a backup; returns its id. While `writing` runs."""
+        writer.wait()
         name, raw = encode_backup(manifest)
         self.target.write(f"backups/{name}", raw)
         return name
@@ -144,14 +155,17 @@ class Backups:
         """
         assert keep > 0, "one is kept"
         with self._locked(PRUNE, but=WRITE):
+            until = self._now_ms() + PRUNE_MS
             ids = self.ids()
             named = {digest for name in ids[-keep:] for digest in self.read(name).blobs()}
             for name in ids[:-keep]:
                 self.target.remove(f"backups/{name}")
-            sizes = {path: size for path, size in self.target.sizes("blobs").items() if path not in named}
-            for path in sizes:  # drafts of a process that was killed, too
-                self.target.remove(f"blobs/{path}")
-        return Pruned(len(ids[:-keep]), len(sizes), sum(sizes.values()))
+            removed: list[int] = []
+            for path, size in self.target.sizes("blobs").items():  # drafts of a process that was killed, too
+                if path not in named and self._now_ms() < until:
+                    self.target.remove(f"blobs/{path}")
+                    removed.append(size)
+        return Pruned(len(ids[:-keep]), len(removed), sum(removed))
 
     @contextmanager
     def _locked(self, kind: str, *, but: str) -> Iterator[None]:
@@ -159,15 +173,14 @@ class Backups:
         name = f"locks/{kind}-{self._now_ms():013d}-{uuid4().hex}"
         self.target.write(name, b"")
         try:
-            since = self._now_ms() - LOCK_MS
             for other in self.target.sizes("locks"):
                 of, written, _ = other.split("-") if other.count("-") == 2 else ("", "", "")
-                if written.isdecimal() and int(written) <= since:
+                if written.isdecimal() and int(written) <= self._now_ms() - LOCK_MS.get(of, LOCK_MS[WRITE]):
                     self.target.remove(f"locks/{other}")
                 elif of == but:
                     raise BackupError(
                         f"{self.target} is in use ({other}): try again once that has ended; one that was killed counts "
-                        f"for {LOCK_MS // 3_600_000} hours, or until its file in locks/ is removed"
+                        f"for {LOCK_MS[of] / 3_600_000:g} hours, or until its file in locks/ is removed"
                     )
             yield
         finally:

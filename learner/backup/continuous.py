@@ -58,7 +58,7 @@ class ContinuousBackup(threading.Thread):
     def _try(self) -> bool:
         try:
             done = self._write()
-        except (BackupError, LogError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next one is tried
             metrics.BACKUP_FAILURES.inc()
             if str(error) != self._warned:
                 log.error("no backup was written; learning goes on", reason=str(error))

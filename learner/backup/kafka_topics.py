@@ -11,7 +11,7 @@ def stored_topics(settings: Settings) -> list[StoredTopic]:
     """All that exist, without the prefix. Raises LogUnavailable, LogError."""
     return [
         StoredTopic(
-            one.topic.removeprefix(settings.topic_prefix), one.partitions, one.replication, dict(one.config)
+            one.topic.removeprefix(settings.topic_prefix), one.partitions, one.replication, dict(one.config), one.id
         )
         for one in describe_topics(settings)
     ]  # fmt: skip

@@ -79,7 +79,7 @@ def restore_files(
         offset = found.meta.offset
         if rebase is not None:
             offset = rebase.starts(EXAMPLES.name)[0]
-            _rebase(checkpoints, found, offset, now_ms())
+            _rebase(checkpoints, found, offset, max(now_ms(), found.meta.log_ms + 1))
         _restore_pins(backups, manifest, folders)
         _reserve_numbers(backups, manifest, folders, found, now_ms())
         with suppress(FileNotFoundError):
@@ -98,18 +98,18 @@ def restore_records(
 ) -> dict[str, int]:
     """Send what compacted topics had to a new log; returns how many records, by topic. Before `restore_files`.
 
-    A topic that had records when it began stays as it is: those are newer. Erasures are those of the newest backup.
-    Raises BackupError, LogUnavailable, LogError.
+    A topic that had records when it began stays as it is: those are newer. But nobody who was erased comes back: the
+    ledger gets the erasures of all backups, whatever it has. Raises BackupError, LogUnavailable, LogError.
     """
     check_empty(folders)
     stored = {one.topic: one for one in manifest.records}
-    newest = backups.newest()
-    if newest and (ledger := next((one for one in newest.records if one.topic == ERASED.name), None)):
-        stored[ERASED.name] = ledger
+    if ledgers := [one for _, of in backups.readable() for one in of.records if one.topic == ERASED.name]:
+        blobs = dict.fromkeys(blob for one in reversed(ledgers) for blob in one.blobs)
+        stored[ERASED.name] = msgspec.structs.replace(ledgers[0], blobs=[*blobs])
     empty = _empty_at_first(folders, new, stored)
     sent: dict[str, int] = {}
     for topic, one in stored.items():
-        if topic in empty:
+        if topic in empty or topic == ERASED.name:
             on_topic(topic)
             sent[topic] = send_records(new, one, backups)
         else:
@@ -123,9 +123,14 @@ def forget_start(folders: Folders) -> None:
 
 
 def missing_topics(manifest: BackupManifest, existing: Sequence[StoredTopic]) -> list[StoredTopic]:
-    """The topics that a new broker lacks. Raises BackupError where one has other partitions than the backup's."""
+    """The topics that a new broker lacks. Raises BackupError where it isn't new, or one has other partitions."""
     found = {topic.name: topic for topic in existing}
     for topic in manifest.topics:
+        if topic.name == EXAMPLES.name and topic.id and topic.name in found and found[topic.name].id == topic.id:
+            raise BackupError(
+                f"this Kafka has the topic {topic.name} that the backup is of: it isn't lost, and would be learned "
+                "again from its start; restore without --rebase, or delete all topics first"
+            )
         if topic.name in found and found[topic.name].partitions != topic.partitions:
             raise BackupError(
                 f"the topic {topic.name} has {found[topic.name].partitions} partitions, and {topic.partitions} in the "
@@ -198,8 +203,8 @@ def _reserve_numbers(
     used = HighWater(found.meta.version, found.meta.token)
     for one in manifest.files:
         if one.path == NUMBERS:
-            with suppress(msgspec.MsgspecError):  # the checkpoint knows them, too
-                stored = msgspec.json.decode(b"".join(backups.fetch(one.blobs)), type=HighWater)
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # the checkpoint knows them, too
+                stored = msgspec.json.decode(b"".join(backups.fetch(one.blobs[:1])), type=HighWater)
                 used = HighWater(max(used.version, stored.version), max(used.token, stored.token))
     since_ms = max(0, now_ms - manifest.created_ms)
     VersionAllocator(folders.numbers).reserve(used.version + since_ms, used.token)

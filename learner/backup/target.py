@@ -51,16 +51,19 @@ class BackupTarget:
         self._fs.pipe_file(path, raw)
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of each object in a folder and below, by its name in it. Without the folder there are none."""
+        """Bytes of each object in a folder and below, by its name in it, without what no backup wrote, such as .nfs1.
+
+        Without the folder there are none.
+        """
         path = self._path(folder)
         with self._translated(f"listing {folder}"):
             try:
                 found = self._fs.find(path, detail=True)
             except FileNotFoundError:
                 return {}
-        return {
-            name.partition(f"{self._root.lstrip('/')}/{folder}/")[2]: int(one["size"]) for name, one in found.items()
-        }
+        begin = f"{self._root.lstrip('/')}/{folder}/"
+        sizes = {name.partition(begin)[2]: int(one["size"]) for name, one in found.items()}
+        return {name: size for name, size in sizes.items() if NAME.fullmatch(name)}
 
     def remove(self, name: str) -> None:
         """Remove an object; one that isn't there is fine."""
@@ -117,12 +120,12 @@ def open_target(url: str, folder: str, apart_from: Path) -> BackupTarget:
     """
     scheme, _, rest = url.rpartition("://")
     if "::" in url or "\x00" in url or scheme not in ("", "file", "s3") or not rest:
-        raise SettingsError(f"{url!r} isn't a backup's target: name a folder, or s3://bucket/prefix")
+        raise SettingsError(f"{_shown(url)} isn't a backup's target: name a folder, or s3://bucket/prefix")
     if scheme == "s3":
         return _bucket(f"{url.rstrip('/')}/{folder}")
     root = Path(rest).resolve() / folder
     if scheme and not rest.startswith("/"):
-        raise SettingsError(f"{url!r} names a machine: write file:///folder, or the folder alone")
+        raise SettingsError(f"{_shown(url)} names a machine: write file:///folder, or the folder alone")
     if root.is_relative_to(apart_from.resolve()):
         raise SettingsError(f"{root} is inside {apart_from}, which would be lost with it: name another folder")
     with _extra():
@@ -130,9 +133,18 @@ def open_target(url: str, folder: str, apart_from: Path) -> BackupTarget:
     return FolderTarget(LocalFileSystem(skip_instance_cache=True), str(root))
 
 
+def _shown(url: str) -> str:
+    """Without credentials, which don't belong there.
+
+    >>> _shown("s3://id:secret/@b/a?token=x")
+    "'s3://***@b/a?***'"
+    """
+    return repr(re.sub(r"\?.*", "?***", re.sub(r"://.*@", "://***@", url)))
+
+
 def _bucket(url: str) -> BackupTarget:
     if not BUCKET.fullmatch(url):
-        raise SettingsError(f"{url!r} isn't below s3://bucket/prefix, of letters, digits, dots, - and _")
+        raise SettingsError(f"{_shown(url)} isn't below s3://bucket/prefix, of letters, digits, dots, - and _")
     with _extra():
         from obstore.exceptions import BaseError
         from obstore.fsspec import FsspecStore

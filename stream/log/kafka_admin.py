@@ -1,7 +1,7 @@
 """Compares declared topics with the broker's: what `thalweg apply-topics` shows, then applies."""
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from kafka import errors
@@ -27,7 +27,8 @@ RAISED_ONLY: Final = {"retention.ms", "max.message.bytes", IN_SYNC}  # a greater
 class Change:
     """One difference of one topic. What is kept or rejected is only shown: `message` has the reason and a remedy.
 
-    `config` and `partitions` (0: as they are) are what will be set; `replication` matters to `create`.
+    `config` and `partitions` (0: as they are) are what will be set; `replication` matters to `create`. `id`: the
+    broker's, of one that exists.
     """
 
     topic: str  # with the prefix
@@ -36,6 +37,7 @@ class Change:
     config: tuple[tuple[str, str], ...] = ()
     partitions: int = 0
     replication: int = 0
+    id: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.action:<6}  {self.topic}: {self.message}"
@@ -136,6 +138,7 @@ def describe_topics(settings: Settings, topics: tuple[Topic, ...] = TOPICS) -> l
             topic["name"], "create", "",
             tuple(changed[topic["name"]]),
             len(topic["partitions"]), min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+            str(topic.get("topic_id") or ""),
         )
         for topic in found
     ]  # fmt: skip

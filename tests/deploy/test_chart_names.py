@@ -8,7 +8,6 @@ from tests.support.helm import (
     SPEC,
     VARIANTS,
     Object,
-    container_of,
     environment_of,
     helm,
     needs_helm,
@@ -72,10 +71,3 @@ def test_kubernetes_replaces_nothing_in_values() -> None:
     """It reads `$$` as `$`, and `$(NAME)` as a variable."""
     variables = environment_of(pods(rendered("settings.kafka_user=a$$b$(THALWEG_HOST)"))["joiner"])
     assert variables["THALWEG_KAFKA_USER"] == "a$$$$b$$(THALWEG_HOST)"
-
-
-def test_a_learner_gets_other_variables() -> None:
-    """Backups to S3 need some that aren't settings; no other room has them."""
-    found = rendered("learner.env[0].name=AWS_REGION", "learner.env[0].value=eu")
-    has = {room: {"name": "AWS_REGION", "value": "eu"} in container_of(one)["env"] for room, one in pods(found).items()}
-    assert [room for room in has if has[room]] == ["learner"]

@@ -114,3 +114,13 @@ def test_callers_are_let_in() -> None:
     whole = policies["shop-thalweg"]["spec"]
     assert "ingress" not in whole
     assert {port["port"] for rule in whole["egress"] for port in rule.get("ports", ())} == {53, 9092, 9093, 6379}
+
+
+def test_the_learner_alone_may_write_backups() -> None:
+    """S3's variables come from a Secret; its port is open."""
+    objects = rendered("settings.backup=s3://bucket/prefix", "learner.backupSecret=theirs")
+    given = {room: container_of(one).get("envFrom") for room, one in pods(objects).items()}
+    assert {room for room, one in given.items() if one} == {"learner"}
+    assert given["learner"] == [{"secretRef": {"name": "theirs"}}]
+    whole = of_kind(objects, "NetworkPolicy")["shop-thalweg"]["spec"]
+    assert 443 in {port["port"] for rule in whole["egress"] for port in rule.get("ports", ())}

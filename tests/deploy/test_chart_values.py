@@ -93,7 +93,6 @@ def test_each_secret_setting_is_refused_among_the_others(name: str) -> None:
         ("settings.redis=", "settings.redis is empty: set Redis' URL"),
         ("settings.redis=redis://:a@b:6379", "settings.redis has a login in it, which whoever reads pods would see"),
         ("settings.redis=redis://b:6379/0?password=a", "settings.redis has a login in it"),
-        ("learner.env[0].name=THALWEG_HOST", "/learner/env/0/name"),
         ("settings.worker=a", "settings.worker: the chart sets it itself, .* remove it"),
         ("tokens.existingSecret=", "there are no tokens: .*tokens.content=tokens.toml; or ranker.http.enabled=false"),
         ("ranker.autoscaling.enabled=true,ranker.autoscaling.cpuPercent=0", "autoscaling is enabled by nothing: set"),

@@ -27,6 +27,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "secrets.values.http_token=geheim", "certificates.values.ca\\.pem=pem", "tokens.existingSecret=",
         "tokens.content=geheim", "serviceAccountName=mine", "nodeSelector.disk=ssd", "podLabels.team=ranking",
         "podAnnotations.team=ranking", "image.pullSecrets[0].name=pull", "learner.storage.className=fast",
+        "settings.backup=s3://bucket/prefix", "learner.backupSecret=theirs",
         "networkPolicy.egressPorts[0]=9999", "ranker.http.hosts[0]=rank.example", "tolerations[0].operator=Exists",
         "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
         "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].preference.matchFields[0].key=a",

@@ -17,9 +17,11 @@ from producers.source import WorldEvent
 from stream.events.topics import EVENTS, EXAMPLES, HISTORIES, ITEMS, USERS
 from stream.events.types import Erase, Impression, Install
 from stream.history.erasing import read_erased
+from stream.history.profiles import user_key
 from stream.log.kafka_admin import describe_topics
 from stream.log.kafka_log import KafkaLog
 from stream.snapshots.manifest import Manifest
+from stream.snapshots.redis_client import connect
 from stream.snapshots.redis_store import RedisStore
 from tests.support.forked_services import Nest
 from tests.support.learned_models import assert_same
@@ -29,20 +31,22 @@ from thalweg.cli.main import app
 from thalweg.stack.stack import Stack, down, up
 from thalweg.views.erasure import write_erasure
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 PAGES = 300
 DAY_MS = 86_400_000
 COMPACTED = (ITEMS.name, USERS.name, HISTORIES.name)
 
 
-def run(house: House, *arguments: str) -> str:
-    """A command with the house's settings; what it prints."""
+def run(house: House, *arguments: str, local: str = "", code: int = 0) -> str:
+    """A command with the house's settings, on its machine or one beside it; what it prints."""
     settings = house.settings
     named = {"kafka": settings.kafka, "redis": settings.redis, "topic_prefix": settings.topic_prefix}
-    variables = {f"THALWEG_{name.upper()}": str(value) for name, value in (named | {"local": settings.local}).items()}
+    variables = {
+        f"THALWEG_{name.upper()}": str(value) for name, value in (named | {"local": settings.local / local}).items()
+    }
     done = CliRunner().invoke(app, [*arguments, "--spec", str(house.spec_file)], env=variables, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == code, done.output
     return done.output
 
 
@@ -133,7 +137,24 @@ def lose_kafka(house: House, target: str, live: Manifest, examples: int) -> None
     assert new.offset[0] < live.offset[0] * 3, "offsets of the new log"
 
 
-def test_a_lost_disk_then_a_lost_kafka(nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path) -> None:
+def lose_kafka_and_redis(house: House, target: str, live: Manifest) -> None:
+    """Nothing but the backup is there, which is of a log that was new once; the house has other servers."""
+    assert "1 users are erased again" in run(house, "restore", target, "--rebase")
+    with closing(KafkaLog(house.settings)) as log:
+        house.start("joiner", "learner")
+        play(house, log, 3)
+    wait_until(lambda: (head(house) or live).examples > live.examples, "a version in the new Redis")
+    new = head(house)
+    assert new is not None
+    assert new.version > live.version
+    assert new.position > live.position
+    with closing(connect(house.settings)) as client:
+        assert client.exists(user_key("u1", house.settings.topic_prefix)), "users are copied again"
+
+
+def test_a_lost_disk_then_a_lost_kafka_then_both_servers(
+    nest: Nest, stack: Stack, topic_prefix: str, tmp_path: Path
+) -> None:
     """After the disk's loss it ends in the same bits. After Kafka's, topics, users and the model come back."""
     house, target = House(nest, stack, topic_prefix, tmp_path), str(tmp_path / "backups")
     settings = house.settings
@@ -154,6 +175,17 @@ def test_a_lost_disk_then_a_lost_kafka(nest: Nest, stack: Stack, topic_prefix: s
         assert describe_topics(house.settings) == described
         with closing(KafkaLog(house.settings)) as log:
             assert all(sum(log.ends(topic).values()) >= sum(of.values()) > 0 for topic, of in ends.items())
+        run(house, "backup", target)
+        refused = run(house, "restore", target, "--rebase", local="elsewhere", code=1)
+        assert "restore without --rebase" in " ".join(refused.split()), "Kafka isn't lost"
+        live = head(house)
+        assert live is not None
+        shutil.rmtree(settings.local)
+        down(tmp_path / "other")
+        third = up(tmp_path / "third")
+        house.settings = settings.model_copy(update={"kafka": third.kafka, "redis": third.redis})
+        lose_kafka_and_redis(house, target, live)
     finally:
         house.end()
         down(tmp_path / "other")
+        down(tmp_path / "third")

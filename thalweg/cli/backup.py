@@ -49,7 +49,8 @@ def backup(
         figures |= {f"removed_{what}": count for what, count in pruned._asdict().items()}
     if list_:
         ids = backups.ids()
-        print_table(backups_table(name, [(one, backups.read(one)) for one in ids]))
+        readable = dict(backups.readable())
+        print_table(backups_table(name, [(one, readable.get(one)) for one in ids]))
         figures |= {"backups": len(ids), "newest": ids[-1] if ids else ""}
     write_json(json_file, figures)
 

@@ -80,6 +80,8 @@ def erase(log: Log, event: Erase, client: Any, store: SnapshotStore | None, pref
     Raises LogError, RedisError, StoreUnavailable, BadSnapshot.
     """
     ends, offsets = log.ends(EXAMPLES.name), dict[int, int]()  # after it, in `examples`, by partition
+    live = store.head() if store is not None else None
+    before = live.version if live else 0  # whatever offset it has: it may be one of a log that was lost
     receipt = Receipt(event, removed=_profile(client, event.user, prefix) if client is not None else {})
     with closing(log.reader(ERASED.name, {0: END})) as reader, closing(log.reader(EXAMPLES.name, ends)) as examples:
         reader.poll(0.0)  # its position is the end of now
@@ -92,7 +94,7 @@ def erase(log: Log, event: Erase, client: Any, store: SnapshotStore | None, pref
         if client is not None:
             steps[PROFILE] = lambda: _is_profile_gone(client, event, prefix)
         if store is not None:
-            steps[MODEL] = lambda: _is_learned(store, offsets, receipt)
+            steps[MODEL] = lambda: _is_learned(store, offsets, receipt, before)
             steps[ROWS] = lambda: _is_removed(ledger.read(), receipt)
         receipt.reached_ms = dict.fromkeys(steps)
         began_s = time.monotonic()
@@ -155,13 +157,17 @@ def _is_profile_gone(client: Any, event: Erase, prefix: str) -> bool:
     return not installs and not client.exists(user_key(event.user, prefix))
 
 
-def _is_learned(store: SnapshotStore, offsets: Mapping[int, int], receipt: Receipt) -> bool:
-    """Whether the newest version has learned it; then the receipt names that one, and one that is pinned instead."""
+def _is_learned(store: SnapshotStore, offsets: Mapping[int, int], receipt: Receipt, before: int) -> bool:
+    """Whether the newest version has learned it; then the receipt names that one, and one that is pinned instead.
+
+    `before`: the newest version before it.
+    """
     head = store.head() if offsets else None
-    if head is None or not _has_learned(store, head.version, offsets):
+    if head is None or head.version <= before or not _has_learned(store, head.version, offsets):
         return False
     receipt.model, receipt.version, pinned = store.manifest(head.version).model, head.version, store.decision().version
-    receipt.pinned = pinned if pinned and not _has_learned(store, pinned, offsets) else 0
+    is_learned = pinned > before and _has_learned(store, pinned, offsets)
+    receipt.pinned = pinned if pinned and not is_learned else 0
     return True
 
 

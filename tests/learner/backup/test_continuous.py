@@ -65,11 +65,11 @@ def test_each_new_checkpoint_is_backed_up_and_old_backups_go(machine: Machine, t
 def test_a_failure_is_counted_and_tried_again(machine: Machine) -> None:
     """The thread goes on, and the checkpoint that has no backup gets one."""
     stopping, before = threading.Event(), failures()
-    answers: list[BackupError | Written] = [BackupError("full"), BackupError("full"), machine.back_up()]
+    answers: list[Exception | Written] = [BackupError("full"), ValueError("of a library"), machine.back_up()]
 
     def write() -> Written:
         answer = answers.pop(0)
-        if isinstance(answer, BackupError):
+        if isinstance(answer, Exception):
             raise answer
         stopping.set()
         return answer

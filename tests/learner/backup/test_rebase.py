@@ -4,6 +4,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from learner.backup.backup_manifest import StoredTopic
 from learner.backup.restore import check_empty, forget_start, missing_topics, restore_files, restore_records
@@ -183,6 +184,39 @@ def test_the_ledger_is_that_of_the_newest_backup(machine: Machine, tmp_path: Pat
     new = new_log()
     restored(machine, tmp_path / "new", new, 0)
     assert read_erased(new) == {"u0": 1_000, "u5": 1_005, "u7": 5_000, "u10": 1_010, "u15": 1_015}
+
+
+def test_erasures_of_every_backup_count_whatever_the_new_ledger_has(machine: Machine, tmp_path: Path) -> None:
+    """Somebody was erased on the new Kafka before the restore; the newest backup was written with an empty Kafka."""
+    machine.back_up(machine.log)
+    machine.back_up(new_log())
+    new = new_log()
+    new.send(ERASED.name, 0, encode(Erase("u3", 9_000)), b"u3/9000")
+    restored(machine, tmp_path / "new", new, 0)
+    assert read_erased(new) == {"u0": 1_000, "u3": 9_000, "u5": 1_005, "u10": 1_010, "u15": 1_015}
+
+
+def test_a_log_is_newer_than_the_one_before_whatever_the_clock_says(machine: Machine, tmp_path: Path) -> None:
+    """Rankers would refuse its versions otherwise."""
+    machine.back_up(machine.log)
+    first = restored(machine, tmp_path / "new", new_log()).files.newest()
+    assert first is not None
+    machine.folders = folders_in(tmp_path / "new")
+    machine.back_up(new_log())
+    machine.clock.ms -= 3_600_000
+    second = restored(machine, tmp_path / "newer", new_log()).files.newest()
+    assert second is not None
+    assert second.meta.log_ms > first.meta.log_ms
+
+
+def test_a_kafka_that_is_not_lost_is_refused(machine: Machine) -> None:
+    """Its examples would be learned again from the start."""
+    topic = StoredTopic(EXAMPLES.name, 1, 1, {}, "a")
+    manifest = machine.back_up(machine.log, [topic]).manifest
+    with pytest.raises(BackupError, match="restore without --rebase"):
+        missing_topics(manifest, [topic])
+    assert missing_topics(manifest, [replace(topic, id="b")]) == []
+    assert missing_topics(manifest, []) == [topic]
 
 
 def test_topics_with_records_stay_as_they_are(machine: Machine, tmp_path: Path) -> None:

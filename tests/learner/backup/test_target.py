@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from learner.backup.backups import Backups
 from learner.backup.restore import restore_files
 from learner.backup.target import open_target
 from stream.runtime.errors import BackupError, SettingsError
@@ -52,6 +53,25 @@ def test_links_stay_inside(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="leads out"):
         target.write("locks/x", b"")
     assert not [*(tmp_path / "out").iterdir()]
+
+
+@pytest.mark.parametrize("url", ["s3://id:geheim@bucket/a", "gs://id:geheim@b/a", "s3://bucket/a?secret=geheim"])
+def test_credentials_in_a_url_are_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
+    """The message is in the learner's log."""
+    with pytest.raises(SettingsError, match="s3://bucket/prefix") as refused:
+        open_target(url, "m", tmp_path / "local")
+    assert "geheim" not in str(refused.value)
+
+
+def test_what_no_backup_wrote_is_no_object(tmp_path: Path) -> None:
+    """NFS has such files for a while, a desktop for ever: nothing that lists objects fails by them."""
+    target = open_target(str(tmp_path / "b"), "m", tmp_path / "local")
+    target.write("blobs/a", b"123")
+    for name in (".nfs001", "a file", ".DS_Store"):
+        (tmp_path / "b" / "m" / "blobs" / name).touch()
+    assert target.sizes("blobs") == {"a": 3}
+    Backups(target, lambda: 1).prune(1)
+    assert target.sizes("blobs") == {}
 
 
 def test_objects_are_written_whole_listed_and_removed(tmp_path: Path) -> None:

@@ -69,6 +69,17 @@ def test_another_backup_is_restored_by_its_id(run: Run, machine: Machine) -> Non
     assert "next offset 20" in run("restore", target, "--backup", first)
 
 
+def test_a_damaged_backup_is_listed_as_such(run: Run, machine: Machine) -> None:
+    """The list is what one looks at then."""
+    first, second = machine.backups.ids()
+    (machine.local.parent / "backups" / NAME / "backups" / second).write_text("{}")
+    listed = run("backup", str(machine.local.parent / "backups"), "--list").replace("\n", "")
+    assert "damaged" in listed
+    assert listed.count("2023-11-14") == 1
+    assert "restore another one" in run("restore", str(machine.local.parent / "backups"), code=1)
+    assert "next offset 20" in run("restore", str(machine.local.parent / "backups"), "--backup", first)
+
+
 def test_old_backups_are_removed_by_hand(run: Run, machine: Machine) -> None:
     """Without writing one."""
     printed = run("backup", str(machine.local.parent / "backups"), "--list", "--keep", "1")

@@ -52,7 +52,9 @@ spec:
       imagePullPolicy: {{ $v.image.pullPolicy }}
       args: {{ toJson .args }}
       env: {{- include "thalweg.settings" . | nindent 8 }}
-        {{- with $own.env }}{{ toYaml . | nindent 8 }}{{ end }}
+      {{- if and (eq .room "learner") $own.backupSecret }}
+      envFrom: [{secretRef: {name: {{ $own.backupSecret }}}}]
+      {{- end }}
       {{- if $isRoom }}
       ports:
         - {name: health, containerPort: {{ include "thalweg.healthPort" .room }}}
