@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(400)  # processes on a machine that may be busy
 
 PAGES_MAX = 30_000  # the world ends once both models were promoted
 RATE = 50.0  # pages/s: more, and on a busy machine a retrain hardly catches up
+TRIES = 3
 ADDED = ('price = "number"', 'price = "number"\nsize = "number"'), ('"item.price"', '"item.price", "item.size"')
 
 
@@ -57,8 +58,12 @@ def test_a_model_is_retrained_and_evolves_while_it_learns(nest: Nest, stack: Sta
         house.kill("learner")
         house.start("learner")
         assert house.metric("learner", "thalweg_learner_warm_starts_total") == 1
-        evolve = command("evolve", new_spec)
-        assert evolve.wait(120.0) == 0, (tmp_path / "evolve.log").read_text()
+        for _ in range(TRIES):  # one that learned little may be judged worse: then it is tried again, as a person would
+            evolved = command("evolve", new_spec).wait(120.0)
+            said = (tmp_path / "evolve.log").read_text()
+            if evolved == 0 or "dropped: it is worse" not in said:
+                break
+        assert evolved == 0, said
         wait_until(lambda: house.metric("learner", "thalweg_learner_warm_starts_total") == 2, "another promotion")
         both.set()
         house.kill("learner")
