@@ -1,5 +1,6 @@
 """Rows of exported examples: one for each event of a record of `examples`. docs/export.md says what each column is."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, pairwise
@@ -44,6 +45,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
 # What records are made from again, and what says whose a row is.
 RECORD_COLUMNS: Final = ("offset", "append_time", "key", "kind", "user", "event_time", "before", "features", "after")
 EXAMPLES_KIND, ORGANIC_KIND, ERASE_KIND = "examples", "organic", "erase"
+NULL: Final = 2**32 - 1  # as the size of a value
 NO_WORDS: Final[U64] = np.zeros(0, np.uint64)
 Erased = Mapping[str, int]  # time up to which a user is erased, ms, by user
 
@@ -69,6 +71,23 @@ def without_erased(rows: pl.DataFrame, erased: Erased) -> pl.DataFrame:
         return rows
     until_ms = pl.col("user").replace_strict(erased, default=-1, return_dtype=pl.Int64)
     return rows.filter((pl.col("kind") == ERASE_KIND) | (pl.col("event_time").dt.epoch("ms") > until_ms))
+
+
+def digest_of(rows: pl.DataFrame) -> str:
+    """A digest of RECORD_COLUMNS: Parquet files have no checksums, and a flipped bit in one can be read as a value."""
+    found = hashlib.blake2b(digest_size=16)
+    for name in RECORD_COLUMNS:
+        column = rows[name]
+        if column.dtype in (pl.String, pl.Binary):
+            column = column.cast(pl.Binary)
+            sizes, content = column.bin.size(), b"".join(column.drop_nulls())
+        elif column.dtype == pl.List:
+            sizes, content = column.list.len(), column.explode().drop_nulls().to_numpy().tobytes()
+        else:
+            sizes, content = column.is_null().cast(pl.UInt32), column.to_physical().to_numpy().tobytes()
+        found.update(sizes.fill_null(NULL).to_numpy().tobytes())
+        found.update(content)
+    return found.hexdigest()
 
 
 def records_of(rows: pl.DataFrame) -> Iterator[Record]:

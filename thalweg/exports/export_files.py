@@ -18,7 +18,7 @@ from polars.exceptions import PanicException, PolarsError
 from stream.events.topics import EXAMPLES, HOUR_MS
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import DataError
-from thalweg.exports.example_rows import RECORD_COLUMNS, SCHEMA, Erased, without_erased
+from thalweg.exports.example_rows import RECORD_COLUMNS, SCHEMA, Erased, digest_of, without_erased
 
 DAY_MS: Final = 24 * HOUR_MS
 NAME: Final = re.compile(r"part-(\d{12})-(\d{12})\.parquet")
@@ -92,12 +92,13 @@ class ExportFiles:
     def read(self, file: ExportFile, columns: Sequence[str] = RECORD_COLUMNS) -> pl.DataFrame:
         """Its rows in order. Raises DataError, also where the file isn't what its name says."""
         with _translated(file.path):
-            self._about(file)
+            about = self._about(file)
             rows = pl.read_parquet(file.path, columns=list(columns), hive_partitioning=False)
-        if not _is_sound(file, rows):
+        whole = set(RECORD_COLUMNS) <= set(columns)
+        if not _is_sound(file, rows) or (whole and digest_of(rows) != about.get("thalweg.records")):
             raise DataError(
-                f"{file.path} has other rows or columns than `thalweg export` writes: delete it, and export again "
-                "while the log has its records"
+                f"{file.path} has other rows or columns than `thalweg export` wrote: take it from a copy; or delete "
+                "it, and export again while the log has its records"
             )
         return rows
 
@@ -148,8 +149,9 @@ class ExportFiles:
         return about
 
     def _write(self, file: ExportFile, rows: pl.DataFrame, erased: Erased) -> int:
-        about = {"format": FORMAT, "first": file.first, "end": file.end, "erased": _digest(erased)}
         left = without_erased(rows, erased)
+        about = {"format": FORMAT, "first": file.first, "end": file.end, "erased": _digest(erased)}
+        about["records"] = digest_of(left)
         with _translated(file.path), replacing(file.path) as draft:
             left.write_parquet(
                 draft, compression="zstd", row_group_size=ROW_GROUP,

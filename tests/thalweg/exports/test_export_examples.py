@@ -157,11 +157,14 @@ def test_a_file_that_isnt_what_its_name_says_is_refused(tmp_path: Path) -> None:
         pl.col("append_time").dt.cast_time_unit("us"),
         pl.lit(None, pl.List(pl.UInt64)).alias("features"),
         pl.lit(None, pl.Binary).alias("before"),
+        pl.col("features").list.eval(pl.element() + 1),
+        pl.col("append_time").dt.offset_by("1ms"),
+        pl.lit(b"1").alias("key"),
     ],
     ids=str,
 )
 def test_a_file_that_was_changed_is_refused(tmp_path: Path, change: pl.Expr) -> None:
-    """Though it says that it is an export's: other types, nulls, records elsewhere or in another order."""
+    """Though it says that it is an export's: other types, nulls, values, records elsewhere or in another order."""
     export_examples(day_log(), tmp_path, None, None)
     path = ExportFiles(tmp_path).all()[0].path
     about = {key: said for key, said in pl.read_parquet_metadata(path).items() if key.startswith("thalweg.")}
