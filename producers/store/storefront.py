@@ -62,11 +62,12 @@ class ShownPages(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A page that nobody sees: its user and time, and why there's no list to show."""
+    """A page that nobody sees: its user and time, and why there's no list to show; `kind`: the ranker's word for it."""
 
     user: str
     page_ms: int
     reason: str
+    kind: str = ""
 
 
 class _Asked(NamedTuple):
@@ -177,7 +178,7 @@ class Storefront:
                     continue  # another caller's
                 page_ms = int(asked.pages.times_ms[asked.page])
                 if reply.error:
-                    self.failed.append(Failed(reply.user, page_ms, reply.error))
+                    self.failed.append(Failed(reply.user, page_ms, reply.error, reply.kind))
                     continue
                 found.append(Answered(asked, Reply(reply, replied_ms, page_ms)))
         found.sort(key=lambda one: int(one.asked.pages.numbers[one.asked.page]))

@@ -65,6 +65,7 @@ MEANINGS: Final = {  # of all figures, in the summary's order
     "rank_p99_ms": "",
     "rank_replies": "replies to ranking requests, those after the last page among them",
     "rank_errors": "requests without a list",
+    "rank_shed": "of those, requests that the ranker refused because their list would have come too late",
     "swaps": "versions that a ranker swapped in",
     "replies_checked": "replies recomputed for verification",
     "mixed_replies": "of those, replies that don't match their version",

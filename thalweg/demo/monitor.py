@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from stream.events.types import EXPIRED, SHED
 from stream.runtime.errors import StackError
 from thalweg.demo.acquisition import Acquisition, PastSent, StoreProgress
 from thalweg.demo.freshness import DemoFreshness, percentile
@@ -29,14 +30,14 @@ class RequestTally:
 
     users: Counter[str] = field(default_factory=Counter)
     latency_ms: list[float] = field(default_factory=list)  # of those that are timed
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)  # by kind
     sample: list[RequestOutcome] = field(default_factory=list)  # those with the whole reply
     last: RequestOutcome | None = None
 
     def add(self, outcome: RequestOutcome) -> None:
         """One request more."""
         if outcome.error:
-            self.errors[outcome.error] += 1
+            self.errors[outcome.kind] += 1
             return
         self.users[outcome.user] += 1
         if outcome.is_timed:
@@ -190,6 +191,7 @@ class DemoMonitor:
             "dead_letters": self.dead_letters,
             "rank_replies": requests.users.total(),
             "rank_errors": requests.errors.total(),
+            "rank_shed": requests.errors[SHED] + requests.errors[EXPIRED],
         }
         if self.store is not None:
             state.pages, state.acquisition = self.store.pages, self.acquisition

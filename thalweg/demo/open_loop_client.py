@@ -31,7 +31,7 @@ UNANSWERED_S: Final = 5.0
 
 
 class RequestOutcome(msgspec.Struct, array_like=True, tag="request"):
-    """One request and its outcome. `error` is empty, or says why there's no list.
+    """One request and its outcome. `error` is empty, or says why there's no list; `kind`: the ranker's word for it.
 
     `latency_ms`: intended send → reply at the caller. `replied_ms`: see Replied. `reply`: the whole reply, for a
     sample. `is_timed` False: it had so few candidates that its latency isn't counted.
@@ -46,6 +46,7 @@ class RequestOutcome(msgspec.Struct, array_like=True, tag="request"):
     error: str = ""
     reply: RankReply | None = None
     is_timed: bool = True
+    kind: str = ""
 
 
 class OpenLoopClient:
@@ -173,7 +174,7 @@ class OpenLoopClient:
             whole = reply if self._answered % self._sample_every == 0 else None
             self._outcomes.append(
                 RequestOutcome(user, (now_s - intended_s) * 1000, replied_ms, reply.version, reply.live_since_ms,
-                               reply.staleness_ms, reply.error, whole)
+                               reply.staleness_ms, reply.error, whole, kind=reply.kind)
             )  # fmt: skip
 
     def _expire(self, now_s: float) -> None:

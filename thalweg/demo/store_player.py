@@ -90,7 +90,9 @@ class StorePlayer:
         front.expire(int(received_ms - 1_000 * UNANSWERED_S), f"no answer within {UNANSWERED_S:g} s")
         front.send(int(self._now_ms()) + 1)
         failed, front.failed = front.failed, []
-        outcomes = [RequestOutcome(one.user, received_ms - one.page_ms, error=one.reason) for one in failed]
+        outcomes = [
+            RequestOutcome(one.user, received_ms - one.page_ms, error=one.reason, kind=one.kind) for one in failed
+        ]
         outcomes += [self._outcome(one, received_ms) for one in answered]
         self._has_ended |= not self._unasked and not front.pending
         return outcomes

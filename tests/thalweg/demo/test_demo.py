@@ -36,8 +36,8 @@ pytestmark = pytest.mark.timeout(400)  # real processes, on a machine that may b
 KEYS = {
     "pages", "examples_learned", "examples_emitted", "duplicates_dropped", "dead_letters", "auc_arrival", "log_loss",
     "base_rate", "freshness_p50_ms", "freshness_p99_ms", "freshness_deep_p50_ms", "freshness_deep_p99_ms",
-    "servable_p50_ms", "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "swaps", "replies_checked",
-    "mixed_replies",
+    "servable_p50_ms", "rank_p50_ms", "rank_p99_ms", "rank_replies", "rank_errors", "rank_shed", "swaps",
+    "replies_checked", "mixed_replies",
 }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def figures_of(local: Path, stack: Stack | None, *words: str) -> tuple[dict[str,
     assert "asking the ranker over HTTP" in output
     assert figures["examples_learned"] == figures["examples_emitted"]
     assert (figures["duplicates_dropped"], figures["dead_letters"]) == (0, 0)
-    assert (figures["rank_errors"], figures["mixed_replies"]) == (0, 0)
+    assert (figures["rank_errors"], figures["mixed_replies"]) == (figures["rank_shed"], 0)  # a busy machine sheds
     assert 0 < figures["replies_checked"] <= figures["rank_replies"]
     assert figures["swaps"] > 1
     assert figures["freshness_deep_p50_ms"] >= figures["freshness_p50_ms"] > 0

@@ -12,7 +12,7 @@ from rich.console import Console
 from producers.store.rankers import LogRankers
 from stream.events.codec import decode_requests, encode_record
 from stream.events.topics import EVENTS, ITEMS, REPLIES, REQUESTS
-from stream.events.types import Impression, RankReply
+from stream.events.types import EXPIRED, FAILED, SHED, Impression, RankReply
 from stream.log.memory_log import MemoryLog
 from stream.log.protocol import START, partition_of
 from stream.runtime.settings import Settings
@@ -170,6 +170,16 @@ def test_a_demo_is_done_when_what_was_learned_has_answered(tmp_path: Path, store
         monitor.add([RequestOutcome("u", 1.0, version=answered)])
         done.append(monitor.done)
     assert done == [False, False, False, True]
+
+
+def test_requests_that_the_ranker_refused_count_apart(tmp_path: Path, store: MemoryStore) -> None:
+    """What it shed or found expired, beside all errors: a busy machine sheds, a bug doesn't."""
+    with Interrupts() as interrupts:
+        monitor = DemoMonitor(DemoServices(Settings(local=tmp_path), interrupts, print), DemoFreshness(store), 1, "")
+        kinds = SHED, EXPIRED, FAILED, ""  # the last one: nobody answered
+        monitor.add([RequestOutcome("u", 1.0, error="why", kind=kind) for kind in kinds])
+        monitor.update()
+    assert (monitor.state.figures["rank_errors"], monitor.state.figures["rank_shed"]) == (4, 2)
 
 
 def test_what_nobody_answers_is_an_error(memory_log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
