@@ -47,13 +47,13 @@ $(STAMP): pyproject.toml constraints.txt stack/pom.xml
 demo: setup  ## run the whole loop on a simulated app store: events in, a model that learns, ranked lists out
 	@$(BIN)/thalweg demo $(ARGS)
 
-test: setup  ## run all tests, three at a time, since many wait; each third with a Kafka and a Redis of its own
+test: setup  ## run all tests, two at a time, each half with a Kafka and a Redis of its own
 	@stack/system.sh "$(PYTHON)" tests
 	@$(BIN)/python stack/chart_tools.py
-	@$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: setup  ## 20,000 random stories of the join against its offline oracle; joiner and learner under faults, for longer
-	@SOAK=1 $(BIN)/pytest tests/stream/joiner/test_join_oracle.py tests/system $(ARGS)
+	@SOAK=1 $(BIN)/pytest tests/stream/joiner/test_join_oracle.py tests/formats tests/system $(ARGS)
 
 lint: setup  ## check style, types and who imports whom
 	@$(BIN)/ruff check

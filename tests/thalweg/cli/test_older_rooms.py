@@ -1,6 +1,7 @@
 """An upgrade is finalized once every room runs this release: `thalweg apply-topics --finalize` sees them."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +30,7 @@ from thalweg.cli.older_rooms import older_rooms
 from thalweg.stack.stack import Stack
 
 RULES = LabelRules()
+TRIES, JOIN_S = 3, 30.0
 
 
 @pytest.fixture
@@ -55,9 +57,15 @@ def commit(settings: Settings, partition: int, *, earlier: bool) -> None:
 def earlier_ranker(settings: Settings) -> Iterator[KafkaConsumer]:
     """A member of the rankers' group that calls itself what kafka-python does."""
     options = client_options(settings) | {"group_id": settings.topic("ranker-m")}
-    with closing(KafkaConsumer(settings.topic(REQUESTS.name), **options)) as consumer:
-        wait_until(lambda: consumer.poll(100) or consumer.assignment(), "the earlier ranker to join")
-        yield consumer
+    for _ in range(TRIES):  # once, on a busy machine, kafka-python's polls didn't find their coordinator in two minutes
+        with closing(KafkaConsumer(settings.topic(REQUESTS.name), **options)) as consumer:
+            deadline_s = time.monotonic() + JOIN_S
+            while not (consumer.poll(1_000) or consumer.assignment()) and time.monotonic() < deadline_s:
+                pass
+            if consumer.assignment():
+                yield consumer
+                return
+    pytest.fail("the earlier ranker didn't join")
 
 
 def test_rooms_of_an_earlier_release_are_named(settings: Settings, earlier_ranker: KafkaConsumer) -> None:
