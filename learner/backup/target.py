@@ -35,7 +35,7 @@ class BackupTarget:
         return self._root
 
     def read(self, name: str, size_max: int) -> bytes:
-        """An object of at most so many bytes; of a larger one nothing more is read."""
+        """An object of at most `size_max` bytes; of a larger one nothing more is read."""
         with self._translated(f"reading {name}"):
             raw: bytes = self._fs.cat_file(self._path(name), start=0, end=size_max + 1)
         if len(raw) > size_max:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 # Without a bound Kafka keeps what a tombstone or a newer record has replaced until half of a partition is replaced.
-COMPACTION_MS = 7 * 24 * HOUR_MS
+COMPACTION_MS = 7 * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Topic:
     name: str
     partitions: int = 0
     compacted: bool = False
-    retention_ms: int = 7 * 24 * HOUR_MS
+    retention_ms: int = 7 * DAY_MS
     tombstones_ms: int = 0
     expires: bool = False
     level: int = 1
@@ -54,15 +55,15 @@ ORGANIC = Topic("organic")  # installs that no page claimed, where the spec want
 REQUESTS = Topic("rank.requests", retention_ms=HOUR_MS, grows=True)  # ranking requests
 REPLIES = Topic("rank.replies", retention_ms=HOUR_MS, grows=True)  # ranked lists
 # Tombstones outlive the learner's memory of shown items: a ranker that starts doesn't retrieve deleted ones.
-ITEMS = Topic("items", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of items
+ITEMS = Topic("items", compacted=True, tombstones_ms=30 * DAY_MS)  # static attributes of items
 # A joiner that was away for as long still learns who was deleted, and deletes the copy in Redis.
-USERS = Topic("users", compacted=True, tombstones_ms=30 * 24 * HOUR_MS)  # static attributes of users
+USERS = Topic("users", compacted=True, tombstones_ms=30 * DAY_MS)  # static attributes of users
 FORMATS = Topic("formats", partitions=1, compacted=True)  # which release's formats are written
 HISTORIES = Topic("histories", compacted=True)  # what each user installed; one record per user and item
 # Which users were erased, and when: replayed after a restore. Rooms of release 0.2 don't know the event.
 ERASED = Topic("erased", partitions=1, compacted=True, level=2)
 # Rankers write a value again every day that it's in use: what is older than the topic's retention isn't.
-NAMES = Topic("feature.names", partitions=1, compacted=True, retention_ms=30 * 24 * HOUR_MS, expires=True)
+NAMES = Topic("feature.names", partitions=1, compacted=True, retention_ms=30 * DAY_MS, expires=True)
 EVENTS_DLQ = Topic("events.dlq", partitions=1)  # what the joiner rejected
 EXAMPLES_DLQ = Topic("examples.dlq", partitions=1)  # what the learner rejected
 REQUESTS_DLQ = Topic("rank.requests.dlq", partitions=1)  # requests that a ranker rejected

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType, ConfigSourceType
 
-from stream.events.topics import EVENTS, EXAMPLES, FORMATS, HOUR_MS, ORGANIC, TOPICS, Topic
+from stream.events.topics import DAY_MS, EVENTS, EXAMPLES, FORMATS, ORGANIC, TOPICS, Topic
 from stream.log.format_level import raise_level, read_level
 from stream.log.kafka_client import REQUEST_S, admin_client, translated
 from stream.log.kafka_log import KafkaLog
@@ -47,8 +47,7 @@ def declared_topics(settings: Settings) -> tuple[Topic, ...]:
     """All topics, with the retention that these settings give them."""
     days = dict.fromkeys((EVENTS.name, ORGANIC.name), settings.events_days) | {EXAMPLES.name: settings.examples_days}
     return tuple(
-        replace(topic, retention_ms=days[topic.name] * 24 * HOUR_MS) if topic.name in days else topic
-        for topic in TOPICS
+        replace(topic, retention_ms=days[topic.name] * DAY_MS) if topic.name in days else topic for topic in TOPICS
     )
 
 

@@ -16,7 +16,7 @@ def replicas_of(settings: Settings) -> int:
 
 
 def in_sync(settings: Settings, replicas: int) -> int:
-    """How many of so many replicas must have a record. Raises SettingsError when there aren't as many."""
+    """How many of `replicas` must have a record. Raises SettingsError when the setting asks for more."""
     if settings.min_insync > replicas:
         raise SettingsError(
             f"THALWEG_MIN_INSYNC is {settings.min_insync}, but topics have {replicas} replicas: nothing could be "
@@ -26,7 +26,7 @@ def in_sync(settings: Settings, replicas: int) -> int:
 
 
 def check_brokers(brokers: int, settings: Settings) -> None:
-    """Raises SettingsError where so many brokers can't have the replicas."""
+    """Raises SettingsError where this number of brokers can't have the replicas."""
     if brokers < (replicas := replicas_of(settings)):
         why = "THALWEG_REPLICATION" if settings.replication else "the default where Kafka isn't on loopback"
         raise SettingsError(

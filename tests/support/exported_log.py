@@ -4,7 +4,7 @@ from itertools import count
 from pathlib import Path
 
 from stream.events.codec import encode_record
-from stream.events.topics import ERASED, EXAMPLES
+from stream.events.topics import DAY_MS, ERASED, EXAMPLES
 from stream.events.types import Erase
 from stream.joiner.output_records import ledger_record
 from stream.log.log_scan import read_range
@@ -13,7 +13,7 @@ from stream.log.protocol import Record
 from tests.support.learner_world import records as pages_of
 from tests.support.learner_world import small_spec
 from thalweg.exports.example_rows import records_of
-from thalweg.exports.export_files import DAY_MS, ExportFiles
+from thalweg.exports.export_files import ExportFiles
 
 T = 1_700_000_000_000 // DAY_MS * DAY_MS  # 2023-11-14, 00:00
 STEP_MS = DAY_MS // 20

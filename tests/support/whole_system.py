@@ -58,11 +58,11 @@ class House:
         """Start rooms, and wait until each says that it is ready."""
         for room in rooms:
             arguments = ["run", room, "--spec", str(self.spec_file)]
-            self.running[room] = self._nest.start(arguments, self.told(room), self.home / f"{room}.log")
+            self.running[room] = self._nest.start(arguments, self.settings_of(room), self.home / f"{room}.log")
         for room in rooms if ready else ():
             self.wait_ready(room)
 
-    def told(self, room: str) -> dict[str, object]:
+    def settings_of(self, room: str) -> dict[str, object]:
         """The settings of a room's process."""
         names = ("kafka", "redis", "topic_prefix", "local", "checkpoint_every_ms", "ranker_http")
         return {name: getattr(self.settings, name) for name in names}

@@ -48,9 +48,9 @@ class SecuredHouse(House):
         self.spec_file.write_text(spec.replace("[context]", '[context]\ndevice = "category"'))
         self._broker = broker
 
-    def told(self, room: str) -> dict[str, object]:
+    def settings_of(self, room: str) -> dict[str, object]:
         """As a user named like the room."""
-        return super().told(room) | self.login(room)
+        return super().settings_of(room) | self.login(room)
 
     def login(self, user: str) -> dict[str, object]:
         """Settings of a user."""
@@ -102,7 +102,7 @@ def test_rooms_live_with_their_rows(
         names = Decision("ranker", "WRITE", "Topic", settings.topic("feature.names"))
         wait_until(lambda: names not in unused(broker, settings), "the visitor's id to be named", every_s=LOOK_S)
         command = ["erase", VISITOR, "--spec", str(house.spec_file)]
-        erased = nest.run("thalweg", command, house.told("operator"), tmp_path / "erase.log")
+        erased = nest.run("thalweg", command, house.settings_of("operator"), tmp_path / "erase.log")
         assert erased.wait(60.0) == 0, (tmp_path / "erase.log").read_text()
         house.end("joiner")
         house.start("joiner")  # it reads who was erased

@@ -67,9 +67,9 @@ def check(
 
     Prints each problem with its count, first lines and remedy. Exit code 1 on errors.
     """
+    from stream.events.topics import DAY_MS
     from thalweg.onboarding.check import Check, figures, findings_table
     from thalweg.sources.reading import read_source
-    from thalweg.text.retention import DAY_MS
     from thalweg.views.tables import print_table
 
     settings = read_settings()

@@ -8,13 +8,13 @@ from typing import Final
 
 import polars as pl
 
-from stream.events.topics import EXAMPLES
+from stream.events.topics import DAY_MS, EXAMPLES
 from stream.history.erasing import read_erased
 from stream.log.log_scan import OnProgress
 from stream.log.protocol import Log, Record
 from stream.runtime.errors import DataError
 from thalweg.exports.example_rows import Erased, rows_of
-from thalweg.exports.export_files import DAY_MS, ExportFiles
+from thalweg.exports.export_files import ExportFiles
 from thalweg.exports.log_range import are_of, read_without_gap
 
 FILE_BYTES: Final = 64 * 1024 * 1024  # of records in a file, about

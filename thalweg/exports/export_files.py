@@ -15,12 +15,11 @@ from typing import Final, NamedTuple
 import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
-from stream.events.topics import EXAMPLES, HOUR_MS
+from stream.events.topics import EXAMPLES
 from stream.runtime.durable_files import DRAFT, replacing
 from stream.runtime.errors import DataError
 from thalweg.exports.example_rows import RECORD_COLUMNS, SCHEMA, Erased, digest_of, without_erased
 
-DAY_MS: Final = 24 * HOUR_MS
 NAME: Final = re.compile(r"part-(\d{12})-(\d{12})\.parquet")
 FORMAT: Final = "1"
 ROW_GROUP: Final = 4_096

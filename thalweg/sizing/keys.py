@@ -74,7 +74,7 @@ def bounded(spec: Spec, keys: dict[str, Keys]) -> Spec:
 
 
 def seen(possible: float, draws: float) -> float:
-    """How many of so many equally likely ones come up in this number of draws.
+    """How many of several equally likely ones come up in this number of draws.
 
     >>> round(seen(100, 1e6)), round(seen(1e12, 1e6)), round(seen(1000, 1000))
     (100, 1000000, 632)

@@ -65,7 +65,7 @@ class Observed:
         }
 
     def values(self, pages: float) -> dict[str, int]:
-        """Distinct values by column after so many pages."""
+        """Distinct values by column after this number of pages."""
         return {name: math.ceil(self._grown(name, pages)) for name, n in self.counts[-1].values.items() if n}
 
     def _grown(self, name: str, pages: float) -> float:

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from learner.memory import learner_needs
 from ranker.memory import ITEMS, ranker_needs
+from stream.events.topics import DAY_MS
 from stream.joiner.assigned_partitions import PROCESS_BYTES
 from stream.joiner.kernels.pages import page_bytes
 from stream.joiner.label_rules import label_rules
@@ -22,7 +23,7 @@ from thalweg.sizing import costs, wire
 from thalweg.sizing.keys import Keys, bounded, keys_of
 from thalweg.sizing.load import Load
 from thalweg.sizing.work import Work, layers, work_of
-from thalweg.text.retention import DAY_MS, needed_ms
+from thalweg.text.retention import needed_ms
 
 RANKERS_MIN: Final = 2  # one may fail
 BROKER_CORES: Final = 4  # of one broker, at most
@@ -56,7 +57,7 @@ class Room:
         return self.processes * self.memory_each
 
 
-class Plan(NamedTuple):
+class SizePlan(NamedTuple):
     """What a load needs. `models`: into how many of the same kind its users must be split; `rooms` are of all of them,
     and `keys` of each. `learner_pages_s`: pages a second that one learner can learn.
     """
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
     events_days: int
 
 
-def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
+def plan_for(spec: Spec, load: Load, settings: Settings) -> SizePlan:
     """The rooms for a load. Raises SpecError."""
     learner_pages_s = pages_s_of_learner(spec, load)
     models = _models(spec, load, settings)
@@ -90,7 +91,7 @@ def plan_for(spec: Spec, load: Load, settings: Settings) -> Plan:
         wire.example_bytes(spec, part) * part.pages_s, version_bytes_s(fitting, part),
     )  # fmt: skip
     rooms = [_times(room, models) for room in (joiners, learner, rankers, _redis(fitting, part, settings, rankers))]
-    return Plan(
+    return SizePlan(
         rooms=[*rooms, _kafka(spec, load, settings)],
         keys=keys,
         models=models,

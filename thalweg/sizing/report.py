@@ -9,14 +9,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from stream.events.topics import DAY_MS
 from stream.joiner.label_rules import label_rules
 from stream.runtime.memory import JOINER_MB_MAX, JOINER_SHARE, MB
 from stream.spec.bounds import LEAST, named
 from stream.spec.spec import Spec
 from thalweg.sizing.costs import PACKED_ITEMS
 from thalweg.sizing.load import LENGTH, VALUES, Load
-from thalweg.sizing.plan import Plan, pages_s_of_learner
-from thalweg.text.retention import DAY_MS, needed_ms
+from thalweg.sizing.plan import SizePlan, pages_s_of_learner
+from thalweg.text.retention import needed_ms
 
 GB: Final = 1_000_000_000
 GIGABIT_S: Final = 125_000_000  # bytes: what one network card sends
@@ -30,13 +31,13 @@ class Machine(NamedTuple):
     memory: int
 
 
-def machines(plan: Plan, machine: Machine) -> int:
+def machines(plan: SizePlan, machine: Machine) -> int:
     """How many, if processes are spread freely, but replicas of Kafka's topics on machines of their own."""
     by_cores = math.ceil(sum(room.cores for room in plan.rooms) / machine.cores)
     return max(plan.replication, by_cores, math.ceil(sum(room.memory for room in plan.rooms) / machine.memory))
 
 
-def rooms_table(plan: Plan, title: str) -> Table:
+def rooms_table(plan: SizePlan, title: str) -> Table:
     """A row a room, and all together."""
     heads = ("", "processes", "cores", "GB each", "GB", "disk, GB", "in, MB/s", "out, MB/s")
     table = Table(title=title, title_justify="left", show_footer=True)
@@ -58,7 +59,7 @@ def rooms_table(plan: Plan, title: str) -> Table:
     return table
 
 
-def keys_table(plan: Plan) -> Table:
+def keys_table(plan: SizePlan) -> Table:
     """What the load makes of each table's keys, and the bound that caps them."""
     table = Table("keys and rows", title="tables of a model", title_justify="left")
     for head in ("made", "bound", "kept"):
@@ -68,7 +69,7 @@ def keys_table(plan: Plan) -> Table:
     return table
 
 
-def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
+def findings(spec: Spec, load: Load, plan: SizePlan, machine: Machine) -> list[str]:
     """What limits, what is assumed, and what to do about it."""
     sampled = replace(spec, label=replace(spec.label, sample_negatives=SAMPLED))
     way_out = pages_s_of_learner(sampled, load)
@@ -122,13 +123,13 @@ def findings(spec: Spec, load: Load, plan: Plan, machine: Machine) -> list[str]:
     return found
 
 
-def _limit(load: Load, plan: Plan) -> str:
+def _limit(load: Load, plan: SizePlan) -> str:
     if plan.models > math.ceil(load.pages_s / plan.learner_pages_s):
         return "one Redis serves by half of its one thread, versions to each ranker most of all"
     return "that; or sample negatives, or make the tower smaller"
 
 
-def report(spec: Spec, load: Load, plan: Plan, machine: Machine) -> Group:
+def report(spec: Spec, load: Load, plan: SizePlan, machine: Machine) -> Group:
     """Tables and findings."""
     title = (
         f"{spec.name}: {load.pages_s:,.0f} pages/s of {load.page_items} items, {load.users:,} users, "
@@ -143,7 +144,7 @@ def report(spec: Spec, load: Load, plan: Plan, machine: Machine) -> Group:
     return Group(rooms_table(plan, title), keys_table(plan), *(Text(f"* {line}") for line in lines))
 
 
-def figures(load: Load, plan: Plan, machine: Machine) -> Mapping[str, float]:
+def figures(load: Load, plan: SizePlan, machine: Machine) -> Mapping[str, float]:
     """For `--json`."""
     found: dict[str, float] = {
         "pages_s": load.pages_s, "users": load.users, "items": load.items, "machines": machines(plan, machine),

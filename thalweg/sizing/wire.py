@@ -70,5 +70,5 @@ def examples_s(spec: Spec, load: Load) -> float:
 
 
 def share_of(load: Load, parts: int) -> Load:
-    """One of so many equal parts of the users and their pages; all have the same items."""
+    """One of this number of equal parts of the users and their pages; all have the same items."""
     return replace(load, pages_s=load.pages_s / parts, users=max(1, load.users // parts))

@@ -4,14 +4,13 @@ from contextlib import closing
 from typing import Final
 
 from stream.events.codec import decode_examples
-from stream.events.topics import EVENTS, EXAMPLES, HOUR_MS
+from stream.events.topics import DAY_MS, EVENTS, EXAMPLES
 from stream.joiner.label_rules import LabelRules
 from stream.log.protocol import Log
 from stream.runtime.settings import Settings
 from thalweg.text.durations import format_duration
 
 REMEDY: Final = "set THALWEG_EVENTS_DAYS, or shorten label.window or label.lateness"
-DAY_MS: Final = 24 * HOUR_MS
 SAMPLE: Final = 200  # records that say how many examples a record has
 
 
@@ -38,7 +37,7 @@ def retention_problem(rules: LabelRules, retention_ms: int = EVENTS.retention_ms
 def retention_needs(rules: LabelRules, window_span_ms: int | None, window: int, settings: Settings) -> list[str]:
     """What a spec needs of each topic beside what the settings give, a line each.
 
-    `window`: examples that a retrain trains on; `window_span_ms`: how long so many take to come, None while unknown.
+    `window`: examples that a retrain trains on; `window_span_ms`: how long these take to come, None while unknown.
     """
     examples_ms = settings.examples_days * DAY_MS
     span = "a while (there are no examples yet)" if window_span_ms is None else format_duration(window_span_ms)

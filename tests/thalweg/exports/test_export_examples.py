@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from stream.events.codec import decode_examples
-from stream.events.topics import EXAMPLES
+from stream.events.topics import DAY_MS, EXAMPLES
 from stream.events.types import Impression
 from stream.log.protocol import Record
 from stream.runtime.errors import DataError
@@ -16,7 +16,7 @@ from tests.support.exported_log import PAGES, STEP_MS, T, day_log, erase_in, exp
 from thalweg.exports import export_files
 from thalweg.exports.example_rows import SCHEMA
 from thalweg.exports.export_examples import export_examples
-from thalweg.exports.export_files import DAY_MS, ExportFiles
+from thalweg.exports.export_files import ExportFiles
 
 DOCS = Path(__file__).parents[3] / "docs" / "export.md"
 

@@ -26,7 +26,7 @@ from thalweg.cli.main import app
 from thalweg.sizing.keys import bounded, keys_of, possible_of
 from thalweg.sizing.load import Load
 from thalweg.sizing.observed import observe
-from thalweg.sizing.plan import Plan, Room, pages_s_of_learner, plan_for
+from thalweg.sizing.plan import Room, SizePlan, pages_s_of_learner, plan_for
 from thalweg.sizing.report import GB, Machine, findings, machines
 
 STORE = Path("specs/store.toml")
@@ -35,7 +35,7 @@ SPEC = load_spec(STORE)
 LOAD = Load(1_000, 4_000_000, 50_000)
 
 
-def room(plan: Plan, name: str) -> Room:
+def room(plan: SizePlan, name: str) -> Room:
     """The room of this name."""
     return next(one for one in plan.rooms if one.name == name)
 
